@@ -1,1 +1,8 @@
-//! To be written.
+//! Guest RAM: planned ranges become host memory.
+
+mod map;
+
+pub use map::{MapError, map};
+
+/// All of a guest's RAM. Cloning it is cheap and gives the same RAM.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -1,1 +1,19 @@
-//! To be written.
+//! The contract between a device and the machine it is in.
+//!
+//! A device is three things in turn: a [`Request`] (what it needs, pure data), a [`Slot`] (what the
+//! planner gave it) and a [`Device`] (registers that work). It never learns anything of the machine
+//! except through [`Host`].
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "bench")]
+pub mod bench;
+mod bus;
+mod device;
+mod host;
+mod model;
+
+pub use bus::{Bus, BusError};
+pub use device::{Device, Effect, Offset, Shared, share};
+pub use host::{Doorbell, Host, HostError, IrqLine, IrqWire};
+pub use model::{Description, Model, Needs, Property, Request, Slot, Trigger};
