@@ -1,0 +1,53 @@
+//! Our own programs, built by cargo for the machine they will run on.
+
+use std::path::PathBuf;
+
+use crate::command::{Run, command};
+use crate::failure::{Failure, Result};
+use crate::places;
+use crate::progress::say;
+use crate::tools;
+
+pub const ARM64: &str = "aarch64-unknown-linux-musl";
+
+/// The monitor, static, for arm64.
+pub fn monitor(profile: &str) -> Result<PathBuf> {
+    let built = executables(&["build", "--package", "ambit-vmm", "--bin", "ambit"], profile, "ambit")?;
+    built
+        .into_iter()
+        .find(|path| path.ends_with("ambit"))
+        .ok_or_else(|| Failure::new("cargo built ambit-vmm, but named no executable 'ambit'"))
+}
+
+/// What cargo makes of `subcommand` for arm64.
+pub fn executables(subcommand: &[&str], profile: &str, what: &str) -> Result<Vec<PathBuf>> {
+    tools::need_target(ARM64)?;
+    say(&format!("building {what} for arm64, profile {profile}"));
+    let mut cargo = command("cargo", subcommand);
+    cargo
+        .args(["--target", ARM64, "--profile", profile])
+        .args(["--message-format", "json-render-diagnostics"])
+        .current_dir(places::checkout())
+        .stderr(std::process::Stdio::inherit());
+    let messages = cargo.capture()?;
+    Ok(messages.lines().filter_map(executable).map(PathBuf::from).collect())
+}
+
+/// The path in one message of cargo, if it tells of an executable.
+fn executable(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once(r#""executable":""#)?;
+    rest.split_once('"').map(|(path, _)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_messages_about_executables_have_a_path() {
+        let library = r#"{"reason":"compiler-artifact","filenames":["a.rlib"],"executable":null}"#;
+        let program = r#"{"reason":"compiler-artifact","executable":"/t/boot-1f","fresh":true}"#;
+
+        assert_eq!([executable(library), executable(program)], [None, Some("/t/boot-1f")]);
+    }
+}

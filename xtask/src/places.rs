@@ -1,0 +1,64 @@
+//! Where things are: the checkout, and the cache of everything fetched or made.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{About, Result};
+use crate::progress::say;
+
+pub fn checkout() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().expect("xtask is a member of the workspace").to_owned()
+}
+
+pub fn recipes() -> PathBuf {
+    checkout().join("resources-images")
+}
+
+/// `AMBIT_CACHE`, or a directory under `target/`.
+pub fn cache() -> PathBuf {
+    match std::env::var_os("AMBIT_CACHE") {
+        Some(chosen) => PathBuf::from(chosen),
+        None => checkout().join("target/ambit-images"),
+    }
+}
+
+/// Held while something in the cache is made, so that two runs do not make it at once.
+pub struct CacheLock {
+    _file: File,
+}
+
+impl CacheLock {
+    pub fn take() -> Result<Self> {
+        fs::create_dir_all(cache()).about("create the directory", &cache())?;
+        let path = cache().join("lock");
+        let file = File::create(&path).about("create", &path)?;
+        if file.try_lock().is_err() {
+            say("waiting for another run that is preparing the cache");
+            file.lock().about("lock", &path)?;
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// An empty directory of this run's own, removed with everything in it when dropped.
+pub struct RunDirectory(PathBuf);
+
+impl RunDirectory {
+    pub fn new(purpose: &str) -> Result<Self> {
+        let path = cache().join(format!("runs/{purpose}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).about("create the directory", &path)?;
+        Ok(Self(path))
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
