@@ -1,1 +1,15 @@
-//! To be written.
+//! Boots real guests with the built `ambit` and talks to them: what the tests in `tests/tests/` are written with.
+//!
+//! They run where KVM is, which on most machines is the emulated host of `cargo xtask test`.
+
+pub mod console;
+pub mod guest;
+pub mod place;
+pub mod scratch;
+pub mod tap;
+pub mod terminal;
+
+pub use guest::{Boot, Ended, Guest, Output, ambit};
+pub use scratch::Scratch;
+pub use tap::Tap;
+pub use terminal::Terminal;

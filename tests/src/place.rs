@@ -1,0 +1,27 @@
+//! Where this run finds the monitor and the images. `cargo xtask test` says so in the environment.
+
+use std::path::PathBuf;
+
+/// The monitor under test.
+pub fn monitor() -> PathBuf {
+    from_environment("AMBIT_BIN")
+}
+
+/// One of `Image`, `Image.gz`, `initrd.gz` and `root.ext4`.
+pub fn image(name: &str) -> PathBuf {
+    from_environment("AMBIT_IMAGES").join(name)
+}
+
+/// A writable directory with room for disks.
+pub fn scratch() -> PathBuf {
+    from_environment("AMBIT_SCRATCH")
+}
+
+fn from_environment(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(value) => PathBuf::from(value),
+        None => {
+            panic!("{variable} is not set; these tests boot guests, run them with: cargo xtask test --guest")
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The host's end of a guest's network.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A tap interface with a static address, removed when dropped. Making one takes root.
+pub struct Tap {
+    pub name: String,
+    /// The third byte of the network 10.77.x.0/24, unlike that of any other tap of this run.
+    network: u32,
+}
+
+impl Tap {
+    #[expect(clippy::new_without_default, reason = "it makes an interface")]
+    pub fn new() -> Self {
+        let network = COUNT.fetch_add(1, Ordering::Relaxed);
+        let tap = Self { name: format!("ambit{}-{network}", std::process::id()), network };
+        ip(&["tuntap", "add", &tap.name, "mode", "tap"]);
+        ip(&["address", "add", &format!("{}/24", tap.host()), "dev", &tap.name]);
+        ip(&["link", "set", &tap.name, "up"]);
+        tap
+    }
+
+    /// The address of the host's end.
+    pub fn host(&self) -> String {
+        format!("10.77.{}.1", self.network)
+    }
+
+    /// The address that the guest is given with `ambit.ip=` and the length of its prefix.
+    pub fn guest(&self) -> String {
+        format!("10.77.{}.2", self.network)
+    }
+
+    /// The word of the guest's command line that gives it its address.
+    pub fn cmdline(&self) -> String {
+        format!("ambit.ip={}/24", self.guest())
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.name]).status();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("the host has iproute2");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {said}", arguments.join(" "));
+}

@@ -1,0 +1,7 @@
+//! Debian guests under real arm64 KVM. `cargo xtask test` builds this, puts it where KVM is, and runs it there.
+//!
+//! The emulated hosts differ in the width of guest physical addresses that their KVM has. A test in `on_every_host`
+//! runs on all of them, one in `on_40_bits` or `on_44_bits` on that one, and any other on the one with 48.
+
+mod boot;
+mod on_every_host;
