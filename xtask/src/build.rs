@@ -10,6 +10,9 @@ use crate::tools;
 
 pub const ARM64: &str = "aarch64-unknown-linux-musl";
 
+/// The profile of what runs under emulation: optimised, with its checks.
+pub const CHECKED: &str = "checked";
+
 /// The monitor, static, for arm64.
 pub fn monitor(profile: &str) -> Result<PathBuf> {
     let built = executables(&["build", "--package", "ambit-vmm", "--bin", "ambit"], profile, "ambit")?;

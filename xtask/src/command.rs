@@ -56,12 +56,17 @@ pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
+/// A command line from words.
+pub fn joined(words: &[String]) -> String {
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
 fn line(command: &Command) -> String {
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())
-        .map(|word| quoted(&word.to_string_lossy()))
+        .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    words.join(" ")
+    joined(&words)
 }
 
 fn not_started(command: &Command, error: &std::io::Error) -> Failure {

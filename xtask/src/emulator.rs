@@ -2,17 +2,16 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use crate::command::{Run, command, last_lines};
 use crate::failure::{About, Failure, Result};
 use crate::image::{self, Images};
+use crate::job::{Job, follow, surroundings};
 use crate::places::RunDirectory;
+use crate::terminal;
 use crate::tools;
 
 /// A processor model. It decides how wide the guest physical addresses are that KVM can give.
@@ -71,26 +70,12 @@ impl fmt::Display for Cpu {
     }
 }
 
-/// One command for one life of the emulated host.
-pub struct Job {
-    pub cpu: Cpu,
-    /// A bash script. `/ambit` has the guest's images and the monitor, the working directory is writable.
-    pub script: String,
-    /// Files for `/run/payload`, each with its name there.
-    pub files: Vec<(PathBuf, String)>,
-    /// The terminal belongs to the command.
-    pub interactive: bool,
-    /// How long the command may say nothing, and how long it may take.
-    pub silence: Duration,
-    pub limit: Duration,
-}
-
 const MEMORY: &str = "4G";
 const PROCESSORS: &str = "2";
 const REPORT_SIZE: u64 = 64 << 20;
 
 /// Boots the host, runs the job with its output on ours, and gives back its exit status.
-pub fn run(images: &Images, job: &Job) -> Result<i32> {
+pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
     tools::need(tools::EMULATOR)?;
     let host_root = images.host_root.as_deref().expect("the images were made for an emulated host");
     let directory = RunDirectory::new("host")?;
@@ -101,37 +86,32 @@ pub fn run(images: &Images, job: &Job) -> Result<i32> {
         ("report", report(&directory)?, false),
     ];
     let boot_log = directory.join("boot.log");
-    let mut machine = qemu(images, job, &disks, &boot_log);
+    let mut machine = qemu(images, cpu, job, &disks, &boot_log);
 
-    let terminal = job.interactive.then(Terminal::remember).flatten();
     let ended = if job.interactive {
-        machine.stdin(Stdio::inherit());
-        start(&mut machine)?.wait().map(|_| Ok(())).unwrap_or_else(|_| Ok(()))
+        let _terminal = terminal::Remembered::now();
+        let waited = start(machine.stdin(Stdio::inherit()))?.wait();
+        waited.map(drop).map_err(|error| Failure::new(format!("cannot wait for QEMU: {error}")))
     } else {
-        machine.stdout(Stdio::piped());
-        follow(start(&mut machine)?, job)
+        follow(&mut start(machine.stdout(Stdio::piped()))?, job)
     };
-    drop(terminal);
-
-    let boot_log = fs::read_to_string(&boot_log).unwrap_or_default();
-    let about_boot = |what: &str| {
-        Failure::new(format!(
-            "{what}; the last lines of its kernel's console:\n{}",
-            last_lines(boot_log.trim_end(), 40)
-        ))
-    };
-    if let Err(error) = ended {
-        return Err(about_boot(&error.to_string()));
-    }
-    status(&directory)
-        .ok_or_else(|| about_boot("the emulated host went down before the command had an exit status"))
+    ended
+        .and_then(|()| {
+            status(&directory)
+                .ok_or_else(|| Failure::new("it went down before the command had an exit status"))
+        })
+        .map_err(|error| {
+            let log = fs::read_to_string(&boot_log).unwrap_or_default();
+            let log = last_lines(log.trim_end(), 40);
+            Failure::new(format!("emulated host, {cpu}: {error}; its kernel's last lines:\n{log}"))
+        })
 }
 
 fn payload(directory: &RunDirectory, job: &Job) -> Result<PathBuf> {
     let tree = directory.join("payload");
     fs::create_dir(&tree).about("create", &tree)?;
     let script = tree.join("run");
-    fs::write(&script, &job.script).about("write", &script)?;
+    fs::write(&script, preamble(job) + &job.script).about("write", &script)?;
     if job.interactive {
         let mark = tree.join("interactive");
         fs::write(&mark, "").about("write", &mark)?;
@@ -147,6 +127,19 @@ fn payload(directory: &RunDirectory, job: &Job) -> Result<PathBuf> {
     let mebibytes = 16 + (bytes >> 20) * 5 / 4;
     image::file_system(&tree, &format!("{mebibytes}M"), &image)?;
     Ok(image)
+}
+
+fn preamble(job: &Job) -> String {
+    // Where the emulated host's init puts them.
+    let [payload, images, scratch] = ["/run/payload", "/ambit", "/scratch"].map(Path::new);
+    let mut text = surroundings(payload, images, scratch);
+    if job.interactive {
+        text.push_str("export PS1='host# '\n");
+        if let Some((columns, rows)) = terminal::window() {
+            text.push_str(&format!("stty cols {columns} rows {rows}\n"));
+        }
+    }
+    text
 }
 
 fn scratch(directory: &RunDirectory) -> Result<PathBuf> {
@@ -170,10 +163,10 @@ fn status(directory: &RunDirectory) -> Option<i32> {
     tools::tool("tar", extract).capture().ok()?.trim().parse().ok()
 }
 
-fn qemu(images: &Images, job: &Job, disks: &[(&str, PathBuf, bool)], boot_log: &Path) -> Command {
+fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], boot_log: &Path) -> Command {
     // The machine goes when we go, however that happens.
     let mut qemu = command("setpriv", ["--pdeathsig", "KILL", "qemu-system-aarch64"]);
-    qemu.args(["-M", "virt,virtualization=on,gic-version=3,its=on", "-cpu", job.cpu.argument()])
+    qemu.args(["-M", "virt,virtualization=on,gic-version=3,its=on", "-cpu", cpu.argument()])
         .args(["-accel", "tcg,thread=multi", "-smp", PROCESSORS, "-m", MEMORY])
         .args(["-no-reboot", "-nodefaults", "-display", "none", "-monitor", "none"])
         .arg("-kernel")
@@ -208,68 +201,4 @@ fn qemu(images: &Images, job: &Job, disks: &[(&str, PathBuf, bool)], boot_log: &
 
 fn start(machine: &mut Command) -> Result<Child> {
     machine.spawn().map_err(|error| Failure::new(format!("cannot start qemu-system-aarch64: {error}")))
-}
-
-/// Passes the output on as it comes, until the end or a limit.
-fn follow(mut machine: Child, job: &Job) -> Result<()> {
-    let begun = Instant::now();
-    let heard = Arc::new(Mutex::new(begun));
-    let mut output = machine.stdout.take().expect("the output was asked for");
-    let reader = {
-        let heard = Arc::clone(&heard);
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
-                *heard.lock().unwrap() = Instant::now();
-                let mut out = std::io::stdout().lock();
-                let _ = out.write_all(&bytes[..count]).and_then(|()| out.flush());
-            }
-        })
-    };
-    let ended = loop {
-        let quiet = heard.lock().unwrap().elapsed();
-        if machine.try_wait().is_ok_and(|status| status.is_some()) {
-            break Ok(());
-        }
-        let excess = if quiet > job.silence {
-            format!("said nothing for {} s", quiet.as_secs())
-        } else if begun.elapsed() > job.limit {
-            format!("was not done after {} s", job.limit.as_secs())
-        } else {
-            std::thread::sleep(Duration::from_millis(20));
-            continue;
-        };
-        let _ = machine.kill();
-        let _ = machine.wait();
-        break Err(Failure::new(format!("the command in the emulated host {excess} and was stopped")));
-    };
-    let _ = reader.join();
-    ended
-}
-
-/// The settings of the terminal, put back when dropped: QEMU does so itself unless it is killed.
-struct Terminal(String);
-
-impl Terminal {
-    fn remember() -> Option<Self> {
-        let settings = stty(["-g"]).ok()?;
-        Some(Self(settings.trim().to_owned()))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = stty([self.0.as_str()]);
-    }
-}
-
-fn stty<const N: usize>(arguments: [&str; N]) -> Result<String> {
-    command("stty", arguments).stdin(Stdio::inherit()).capture()
-}
-
-/// Columns and rows, for a shell that draws.
-pub fn window() -> Option<(String, String)> {
-    let size = stty(["size"]).ok()?;
-    let (rows, columns) = size.trim().split_once(' ')?;
-    Some((columns.to_owned(), rows.to_owned()))
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::build;
-use crate::command::quoted;
-use crate::emulator::{self, Cpu, Job};
+use crate::command::joined;
+use crate::emulator::{self, Cpu};
 use crate::failure::{Failure, Result};
 use crate::image::Images;
+use crate::job::Job;
 use crate::progress::say;
 
 pub const HELP: &str = "\
@@ -45,7 +46,7 @@ struct Arguments {
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
     let mut arguments = Arguments {
         cpu: Cpu::Max,
-        profile: "checked".to_owned(),
+        profile: build::CHECKED.to_owned(),
         build: true,
         files: Vec::new(),
         limit: Duration::from_secs(1800),
@@ -86,7 +87,7 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
         [] if interactive => "bash --norc".to_owned(),
         [] => return Err(Failure::new(format!("no command, and no terminal for a shell\n\n{HELP}"))),
         [line] => line.clone(),
-        words => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        words => joined(words),
     };
     let mut files: Vec<_> = Vec::new();
     for file in &arguments.files {
@@ -98,27 +99,13 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
     }
     let images = Images::ready(true)?;
     let job = Job {
-        cpu: arguments.cpu,
-        script: format!("{}{line}\n", environment(interactive)),
+        script: format!("{line}\n"),
         files,
         interactive,
         silence: arguments.limit,
         limit: arguments.limit,
     };
-    say(&format!("emulated host, {} ({} bits): {line}", job.cpu, job.cpu.ipa_bits()));
-    emulator::run(&images, &job)
-}
-
-/// What every command in the emulated host can count on.
-pub fn environment(interactive: bool) -> String {
-    let mut text =
-        "export PATH=/ambit:$PATH AMBIT_BIN=/ambit/ambit AMBIT_IMAGES=/ambit AMBIT_SCRATCH=/scratch\n"
-            .to_owned();
-    if interactive {
-        text.push_str("export PS1='host# '\n");
-        if let Some((columns, rows)) = emulator::window() {
-            text.push_str(&format!("stty cols {columns} rows {rows}\n"));
-        }
-    }
-    text
+    let cpu = arguments.cpu;
+    say(&format!("emulated host, {cpu} ({} bits): {line}", cpu.ipa_bits()));
+    emulator::run(&images, cpu, &job)
 }

@@ -1,18 +1,25 @@
 //! Everything that is done to this checkout besides compiling it: see `cargo xtask --help`.
 
+mod arrows;
 mod build;
+mod checks;
 mod command;
 mod cpio;
 mod debian;
+mod demo;
 mod emulator;
 mod failure;
 mod host;
 mod image;
+mod job;
 mod modules;
 mod places;
 mod progress;
 mod recipe;
+mod terminal;
+mod test;
 mod tools;
+mod venue;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -22,6 +29,8 @@ use failure::{Failure, Result};
 const HELP: &str = "\
 cargo xtask COMMAND
 
+  demo    boot a Debian guest, from nothing                         cargo xtask demo; cargo xtask demo --shell
+  test    run every test, or some                                   cargo xtask test; cargo xtask test --unit
   host    run a command in an emulated arm64 host with real KVM     cargo xtask host -- ambit probe
   images  make what guests boot from, and say where it is           cargo xtask images
 
@@ -29,6 +38,16 @@ cargo xtask COMMAND
 fetched and made is kept in target/ambit-images, or in the directory that AMBIT_CACHE names. Debian packages
 come from the mirrors of this machine's apt, or from the one that AMBIT_MIRROR names.
 ";
+
+type Command = fn(&mut dyn Iterator<Item = String>) -> Result<i32>;
+
+/// Each command's name, what it says of itself, and what it does.
+const COMMANDS: &[(&str, &str, Command)] = &[
+    ("demo", demo::HELP, |words| demo::main(words)),
+    ("test", test::HELP, |words| test::main(words)),
+    ("host", host::HELP, |words| host::main(words)),
+    ("images", image::HELP, |words| image::main(words)),
+];
 
 fn main() -> ExitCode {
     match run(std::env::args().skip(1).collect()) {
@@ -47,22 +66,18 @@ fn main() -> ExitCode {
 
 fn run(words: Vec<String>) -> Result<i32> {
     let own: Vec<&str> = words.iter().map(String::as_str).take_while(|word| *word != "--").collect();
-    let help = own.contains(&"--help") || own.contains(&"-h");
-    match own.first().copied() {
-        None | Some("--help" | "-h" | "help") => {
+    let name = own.first().copied().unwrap_or("help");
+    let Some((_, help, command)) = COMMANDS.iter().find(|(known, _, _)| *known == name) else {
+        if ["help", "--help", "-h"].contains(&name) {
             print!("{HELP}");
-            Ok(0)
+            return Ok(0);
         }
-        Some("host") if help => {
-            print!("{}", host::HELP);
-            Ok(0)
-        }
-        Some("host") => host::main(words.into_iter().skip(1)),
-        Some("images") => {
-            let images = image::Images::ready(true)?;
-            println!("{}", images.guest.display());
-            Ok(0)
-        }
-        Some(other) => Err(Failure::new(format!("there is no command '{other}'\n\n{HELP}"))),
+        return Err(Failure::new(format!("there is no command '{name}'\n\n{HELP}")));
+    };
+    if own.contains(&"--help") || own.contains(&"-h") {
+        print!("{help}");
+        return Ok(0);
     }
+    let mut rest = words.into_iter().skip(1);
+    command(&mut rest)
 }

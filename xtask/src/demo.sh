@@ -1,0 +1,72 @@
+# Runs where KVM is: the plan, a Debian guest with a disk and a network, and what it can do. $interactive: 1 or empty.
+
+set -u
+tap=ambit-demo host=10.77.0.1 guest=10.77.0.2
+say() { printf '\n--- %s\n' "$*"; }
+
+cp --sparse=always "$AMBIT_IMAGES/root.ext4" root.ext4
+ip tuntap add "$tap" mode tap && ip address add "$host/24" dev "$tap" && ip link set "$tap" up || exit 1
+trap 'ip link delete "$tap"' EXIT
+
+machine=(--memory 512M --cpus 2 --disk path=root.ext4,id=root --net "tap=$tap,id=net")
+boot=(--kernel "$AMBIT_IMAGES/Image" --initrd "$AMBIT_IMAGES/initrd.gz")
+cmdline="console=ttyAMA0 root=/dev/vda rw panic=-1 ambit.ip=$guest/24"
+
+say "ambit plan ${machine[*]}"
+ambit plan "${machine[@]}" || exit 1
+
+if [[ $interactive ]]; then
+    say "the guest's console; poweroff -f ends it, and so does ctrl-a x; the host is $host"
+    ambit run "${boot[@]}" "${machine[@]}" --cmdline "$cmdline quiet ambit.interactive"
+    exit
+fi
+
+say "ambit run ${boot[*]} ${machine[*]} --cmdline '$cmdline quiet'"
+begun=${EPOCHREALTIME/[.,]/}
+coproc console {
+    exec "$AMBIT_BIN" run --timings "${boot[@]}" "${machine[@]}" --cmdline "$cmdline quiet" 2>errors
+}
+exec {keys}>&"${console[1]}" {screen}<&"${console[0]}"
+monitor=$console_PID
+
+# Shows the console up to a line that has $1 in it.
+until_line() {
+    local line
+    while IFS= read -r -t 120 -u "$screen" line; do
+        printf '%s\n' "$line"
+        [[ $line == *"$1"* ]] && return
+    done
+    say "the guest did not say '$1'; ambit said:"
+    cat errors
+    kill "$monitor"
+    exit 1
+}
+
+until_line AMBIT-GUEST-READY
+ready=${EPOCHREALTIME/[.,]/}
+
+work=(
+    'uname -a'
+    'lsblk'
+    'dd if=/dev/urandom of=data bs=1M count=16 status=none && sha256sum data >sum && sync'
+    'echo 3 >/proc/sys/vm/drop_caches && sha256sum -c sum'
+    "ping -c 3 -i 0.2 $host"
+)
+count=0
+for command in "${work[@]}"; do
+    count=$((count + 1))
+    # Echoed as typed, so the mark is typed otherwise than it is printed.
+    printf "%s && echo DONE'-'%s || echo FAILED'-DONE-'%s\n" "$command" "$count" "$count" >&"$keys"
+    until_line "DONE-$count"
+done
+printf 'poweroff -f\n' >&"$keys"
+cat <&"$screen" | grep --text FAILED-
+wait "$monitor"
+status=$?
+
+say 'time since the start of ambit, in ms'
+sed -n 's/^ambit: timing \([^ ]*\) \([0-9.]*\) ms$/  \1 \2/p' errors | column -t
+printf '  %s  %d.%d\n' init $(((ready - begun) / 1000)) $(((ready - begun) / 100 % 10))
+grep -v '^ambit: timing ' errors
+say "ambit ended with $status"
+exit "$status"

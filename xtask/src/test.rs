@@ -1,0 +1,193 @@
+//! `cargo xtask test`: all there is, or a part.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::build;
+use crate::checks;
+use crate::command::joined;
+use crate::emulator::Cpu;
+use crate::failure::{About, Failure, Result};
+use crate::job::Job;
+use crate::places;
+use crate::progress::say;
+use crate::venue::Venue;
+
+pub const HELP: &str = "\
+cargo xtask test [--lint] [--unit] [--guest [FILTER…]] [--cpu MODEL]
+
+Without options: everything. Formatting, lints for both architectures, licences, dependencies between our crates,
+the tests of each crate, and then guests booted where KVM is: on an arm64 machine there, and else in an emulated
+arm64 host, once for each width of guest physical addresses.
+
+  --lint            formatting, lints, licences and dependencies
+  --unit            the tests of each crate that need no KVM
+  --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
+  --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44) or max (48), and no other
+
+  cargo xtask test --unit
+  cargo xtask test --guest four_processors
+  cargo xtask test --guest on_every_host --cpu cortex-a53
+";
+
+/// A test that hangs is ended by its own limits, long before these.
+const SILENCE: Duration = Duration::from_secs(10 * 60);
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
+#[derive(Default)]
+struct Arguments {
+    lint: bool,
+    unit: bool,
+    guest: bool,
+    filters: Vec<String>,
+    cpu: Option<Cpu>,
+}
+
+fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
+    let mut arguments = Arguments::default();
+    let mut words = words.peekable();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--lint" => arguments.lint = true,
+            "--unit" => arguments.unit = true,
+            "--guest" => {
+                arguments.guest = true;
+                while let Some(filter) = words.next_if(|word| !word.starts_with('-')) {
+                    arguments.filters.push(filter);
+                }
+            }
+            "--cpu" => {
+                let model = words.next().ok_or_else(|| Failure::new("--cpu wants a model"))?;
+                arguments.cpu = Some(model.parse()?);
+            }
+            _ => return Err(Failure::new(format!("'{word}' is not an option of xtask test\n\n{HELP}"))),
+        }
+    }
+    if !(arguments.lint || arguments.unit || arguments.guest) {
+        (arguments.lint, arguments.unit, arguments.guest) = (true, true, true);
+    }
+    Ok(arguments)
+}
+
+pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
+    let arguments = parse(words)?;
+    if arguments.lint {
+        checks::lint()?;
+    }
+    if arguments.unit {
+        checks::unit_tests()?;
+    }
+    if arguments.guest {
+        return guests(&arguments);
+    }
+    Ok(0)
+}
+
+fn guests(arguments: &Arguments) -> Result<i32> {
+    every_file_is_a_module()?;
+    let monitor = build::monitor(build::CHECKED)?;
+    let tests = guest_tests()?;
+    let venue = Venue::find(&monitor)?;
+    for (cpu, selection) in rounds(arguments, &venue) {
+        say(&format!("guest tests on {}", venue.kind(cpu)));
+        let job = Job {
+            script: script(&selection),
+            files: vec![(monitor.clone(), "ambit".to_owned()), (tests.clone(), "guests".to_owned())],
+            interactive: false,
+            silence: SILENCE,
+            limit: LIMIT,
+        };
+        let begun = Instant::now();
+        let status = venue.run(cpu, &job)?;
+        eprintln!("    took {:.1} s", begun.elapsed().as_secs_f32());
+        if status != 0 {
+            return Err(Failure::new(format!("guest tests failed on {}, status {status}", venue.kind(cpu))));
+        }
+    }
+    Ok(0)
+}
+
+/// Each processor model, with what of the tests is for it.
+fn rounds(arguments: &Arguments, venue: &Venue) -> Vec<(Cpu, Vec<String>)> {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    if !arguments.filters.is_empty() {
+        return vec![(arguments.cpu.unwrap_or(Cpu::Max), arguments.filters.clone())];
+    }
+    let all = [
+        (Cpu::Max, words("--skip on_40_bits --skip on_44_bits")),
+        (Cpu::CortexA53, words("on_every_host on_40_bits")),
+        (Cpu::CortexA72, words("on_every_host on_44_bits")),
+    ];
+    let chosen = |cpu| match (venue, arguments.cpu) {
+        (Venue::Native(_), _) | (_, None) => true,
+        (_, Some(only)) => cpu == only,
+    };
+    // This machine has one width, and which one is not ours to say.
+    let count = if matches!(venue, Venue::Native(_)) { 1 } else { all.len() };
+    all.into_iter().take(count).filter(|(cpu, _)| chosen(*cpu)).collect()
+}
+
+fn script(selection: &[String]) -> String {
+    let selection = joined(selection);
+    // A selection that selects nothing would pass.
+    format!(
+        "tests=$AMBIT_PAYLOAD/guests\n\
+         if ! $tests --list {selection} | grep -q ': test$'; then\n\
+             echo \"there is no guest test for: {selection}\"; exit 1\n\
+         fi\n\
+         $tests --test-threads=1 {selection} && exit\n\
+         status=$?\n\
+         echo 'the last messages of the kernel that KVM is in:'; dmesg | tail -n 20\n\
+         exit $status\n"
+    )
+}
+
+fn guest_tests() -> Result<PathBuf> {
+    let cargo = ["test", "--package", "ambit-tests", "--test", "guests", "--no-run"];
+    let built = build::executables(&cargo, build::CHECKED, "the guest tests")?;
+    built
+        .into_iter()
+        .next()
+        .ok_or_else(|| Failure::new("cargo built the guest tests, but named no executable"))
+}
+
+/// A file of tests that nobody names would never run.
+fn every_file_is_a_module() -> Result<()> {
+    let directory = places::checkout().join("tests/tests");
+    let main = directory.join("main.rs");
+    let text = fs::read_to_string(&main).about("read", &main)?;
+    for entry in fs::read_dir(&directory).about("list", &directory)? {
+        let path = entry.about("list", &directory)?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if name != "main" && !text.lines().any(|line| line == format!("mod {name};")) {
+            return Err(Failure::new(format!(
+                "tests/tests/{name}.rs is never built; add 'mod {name};' to tests/tests/main.rs"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<Arguments> {
+        parse(words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn no_option_means_everything() {
+        let all = parsed(&[]).unwrap();
+
+        assert!(all.lint && all.unit && all.guest && all.filters.is_empty());
+    }
+
+    #[test]
+    fn filters_end_where_the_next_option_begins() {
+        let some = parsed(&["--guest", "a", "b", "--cpu", "cortex-a53"]).unwrap();
+
+        assert_eq!((some.filters, some.cpu), (vec!["a".to_owned(), "b".to_owned()], Some(Cpu::CortexA53)));
+    }
+}
