@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use ambit_bus::Request;
-use ambit_resources::{AddressRange, IrqPin, PaBits};
+use ambit_resources::{AddressRange, IrqPin, PaBits, human_size};
 use serde::{Deserialize, Serialize};
 
 use crate::Plan;
@@ -164,11 +164,21 @@ pub struct Fixture {
 }
 
 /// What the guest is started from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct Payload<'a> {
     pub kernel: &'a [u8],
     pub initrd: Option<&'a [u8]>,
     pub cmdline: &'a str,
+    /// Random bytes for the guest's kernel: where it places itself, and its first entropy. Without them
+    /// the boot image is the same every time.
+    pub seed: Option<[u8; 64]>,
+}
+
+impl std::fmt::Debug for Payload<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let initrd = self.initrd.map_or(0, <[u8]>::len);
+        write!(f, "kernel of {} bytes, initrd of {initrd}, {:?}", self.kernel.len(), self.cmdline)
+    }
 }
 
 /// RAM as the first vCPU finds it, and where that one starts.
@@ -202,18 +212,34 @@ impl std::fmt::Debug for Piece<'_> {
 pub enum BootError {
     #[error("the kernel is not one this board can start: {0}")]
     Kernel(String),
-    #[error("{what} takes {needed} and RAM has {free} for it; give the guest more memory", 
-        needed = ambit_resources::human_size(*.needed), free = ambit_resources::human_size(*.free))]
+    /// Sizes are in bytes.
+    #[error(
+        "{what} takes {}, and of {} of memory {} are left for it; give the guest at least {}",
+        kib_up(*.needed), human_size(*.memory), kib_down(*.free), human_size(*.enough)
+    )]
     TooLarge {
         what: &'static str,
-        /// In bytes.
         needed: u64,
-        /// In bytes.
         free: u64,
+        /// All that the guest has.
+        memory: u64,
+        /// With this much, the whole payload fits.
+        enough: u64,
     },
+    #[error("the initrd {0}")]
+    Initrd(String),
     #[error("the kernel command line {0}")]
     Cmdline(String),
     /// A bug in the board, or a plan that is not this board's.
     #[error("the device tree cannot be written: {0}")]
     Tree(String),
+}
+
+// Odd byte counts say no more to a reader than whole KiB do.
+fn kib_up(bytes: u64) -> String {
+    human_size(bytes.checked_next_multiple_of(1 << 10).unwrap_or(bytes))
+}
+
+fn kib_down(bytes: u64) -> String {
+    human_size(bytes & !0x3ff)
 }

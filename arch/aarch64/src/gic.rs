@@ -1,0 +1,262 @@
+//! Where a GICv3's frames are, and the numbers one interrupt has: pin, INTID, cells, KVM's word.
+
+use ambit_bus::Trigger;
+use ambit_device_manager::{Plan, Region};
+use ambit_resources::{AddressRange, IrqPin};
+
+/// The distributor's frame, in bytes (Linux `arch/arm64/include/uapi/asm/kvm.h`).
+pub const DIST_SIZE: u64 = 64 << 10;
+/// One vCPU's redistributor: the RD and SGI frames. KVM never exposes GICv4's other two.
+pub const REDIST_SIZE: u64 = 128 << 10;
+/// Control and translation frames.
+pub const ITS_SIZE: u64 = 128 << 10;
+/// Every frame begins at a multiple of this.
+const FRAME_ALIGN: u64 = 64 << 10;
+
+/// KVM's limit (Linux `include/kvm/arm_vgic.h`, `VGIC_V3_MAX_CPUS`).
+pub const MAX_CPUS: u32 = 512;
+/// INTID of pin 0.
+pub const FIRST_SPI: u32 = 32;
+/// KVM takes at most 992 interrupts, and 32 of those are private to a vCPU (its limit of 1023 is no
+/// multiple of 32).
+pub const SPIS: u32 = 960;
+
+/// The distributor's region.
+pub const DIST: &str = "gic.dist";
+/// The interrupt translation service's region.
+pub const ITS: &str = "gic.its";
+const REDIST: &str = "gic.redist";
+
+/// The name of redistributor region `index`.
+pub fn redist(index: u32) -> String {
+    format!("{REDIST}{index}")
+}
+
+/// One plan's interrupt controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gic {
+    pub dist: AddressRange,
+    /// `None` where the host has none.
+    pub its: Option<AddressRange>,
+    /// In the order KVM is told of them; together exactly as many redistributors as vCPUs.
+    pub redists: Vec<RedistRegion>,
+    /// SGIs, PPIs and SPIs together, as `KVM_DEV_ARM_VGIC_GRP_NR_IRQS` takes it.
+    pub interrupts: u32,
+}
+
+/// A run of redistributors, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedistRegion {
+    pub range: AddressRange,
+    /// At least 1.
+    pub count: u32,
+}
+
+/// Why a plan is not one of a machine with a GICv3 under KVM. [`crate::Native`]'s plans always are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GicError {
+    #[error("the plan has no {0}, and without it there is no GICv3")]
+    Missing(&'static str),
+    #[error("{name} at {range} is not {wanted}")]
+    Frame { name: String, range: AddressRange, wanted: String },
+    #[error("the plan has {redists} redistributors and {cpus} vCPUs; there must be one for each")]
+    Redists { redists: u64, cpus: u32 },
+    #[error("the plan has {0} redistributor regions, and KVM takes at most 256")]
+    Regions(usize),
+}
+
+impl Gic {
+    /// # Errors
+    /// [`GicError`] for a part that is missing, misaligned, of the wrong size or number.
+    pub fn from_plan(plan: &Plan) -> Result<Self, GicError> {
+        let dist = plan.range(DIST).ok_or(GicError::Missing(DIST))?;
+        frame(DIST, dist, DIST_SIZE)?;
+        let its = plan.range(ITS);
+        its.map_or(Ok(()), |range| frame(ITS, range, ITS_SIZE))?;
+        let redists = redist_regions(plan)?;
+        let interrupts = interrupt_count(plan.highest_pin());
+        Ok(Self { dist, its, redists, interrupts })
+    }
+}
+
+fn redist_regions(plan: &Plan) -> Result<Vec<RedistRegion>, GicError> {
+    let index = |region: &Region| region.name.strip_prefix(REDIST)?.parse::<u32>().ok();
+    let mut regions: Vec<(u32, AddressRange)> =
+        plan.regions.iter().filter_map(|region| index(region).zip(region.range)).collect();
+    regions.sort_by_key(|(index, _)| *index);
+    let mut redists = Vec::with_capacity(regions.len());
+    for (index, range) in regions {
+        let count = u32::try_from(range.size() / REDIST_SIZE).unwrap_or(u32::MAX);
+        frame(&redist(index), range, u64::from(count.clamp(1, MAX_CPUS)) * REDIST_SIZE)?;
+        redists.push(RedistRegion { range, count });
+    }
+    let total = redists.iter().map(|region| u64::from(region.count)).sum();
+    if redists.is_empty() {
+        return Err(GicError::Missing(REDIST));
+    }
+    if redists.len() > 256 {
+        return Err(GicError::Regions(redists.len()));
+    }
+    if total != u64::from(plan.cpus) {
+        return Err(GicError::Redists { redists: total, cpus: plan.cpus });
+    }
+    Ok(redists)
+}
+
+fn frame(name: &str, range: AddressRange, size: u64) -> Result<(), GicError> {
+    if range.size() == size && range.first().is_multiple_of(FRAME_ALIGN) {
+        return Ok(());
+    }
+    let wanted = format!("{size:#x} bytes at a multiple of {FRAME_ALIGN:#x}");
+    Err(GicError::Frame { name: name.into(), range, wanted })
+}
+
+impl RedistRegion {
+    /// The word `KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION` takes: count in 63:52, base in 51:16, index in 11:0
+    /// (Linux `Documentation/virt/kvm/devices/arm-vgic-v3.rst`).
+    pub fn word(self, index: u8) -> u64 {
+        u64::from(self.count) << 52 | self.range.first() | u64::from(index)
+    }
+}
+
+/// How many interrupts KVM is asked for so that `highest` is one of them: a multiple of 32 in 64..=992.
+pub fn interrupt_count(highest: Option<IrqPin>) -> u32 {
+    let pins = highest.map_or(0, |pin| pin.0.saturating_add(1)).min(SPIS);
+    (FIRST_SPI + pins).next_multiple_of(32).max(64)
+}
+
+/// The number the guest's interrupt controller has for an interrupt. Not a pin: pin 0 is INTID 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Intid(u32);
+
+impl Intid {
+    /// `None` past the last pin that KVM has, 959.
+    pub const fn of_pin(pin: IrqPin) -> Option<Self> {
+        if pin.0 < SPIS { Some(Self(FIRST_SPI + pin.0)) } else { None }
+    }
+
+    /// Private interrupt `number` of each vCPU, 0 to 15.
+    const fn of_private(number: u32) -> Self {
+        assert!(number < 16, "a vCPU has 16 private peripheral interrupts");
+        Self(16 + number)
+    }
+
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// `None` for one that is private to a vCPU.
+    pub const fn pin(self) -> Option<IrqPin> {
+        if self.0 < FIRST_SPI { None } else { Some(IrqPin(self.0 - FIRST_SPI)) }
+    }
+
+    /// As a device tree says it (Linux `bindings/interrupt-controller/arm,gic-v3.yaml`): type, number
+    /// within the type, flags.
+    pub const fn cells(self, trigger: Trigger) -> [u32; 3] {
+        let flags = match trigger {
+            Trigger::Edge => 1,
+            Trigger::Level => 4,
+        };
+        if self.0 < FIRST_SPI { [1, self.0 - 16, flags] } else { [0, self.0 - FIRST_SPI, flags] }
+    }
+
+    /// The `irq` word of `KVM_IRQ_LINE` for an interrupt that all vCPUs share (Linux
+    /// `Documentation/virt/kvm/api.rst`): type 1 in 27:24, INTID in 15:0.
+    pub const fn line_word(self) -> u32 {
+        1 << 24 | self.0
+    }
+}
+
+/// The timers' private interrupts, which KVM has wired: secure, non-secure, virtual, hypervisor.
+pub const TIMERS: [Intid; 4] =
+    [Intid::of_private(13), Intid::of_private(14), Intid::of_private(11), Intid::of_private(10)];
+
+/// What KVM puts in MPIDR_EL1 of a vCPU: 16 in each lowest-level cluster, because an SGI's target list
+/// has 16 bits (Linux `arch/arm64/kvm/sys_regs.c`, `reset_mpidr`). `vcpu` is below 2^20.
+pub const fn mpidr(vcpu: u32) -> u64 {
+    1 << 31 | affinity(vcpu) as u64
+}
+
+/// The affinity bits of [`mpidr`], 23:0.
+pub const fn affinity(vcpu: u32) -> u32 {
+    (vcpu >> 12 & 0xff) << 16 | (vcpu >> 4 & 0xff) << 8 | vcpu & 0xf
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(base: u64, count: u32) -> RedistRegion {
+        RedistRegion { range: AddressRange::fixed(base, u64::from(count) * REDIST_SIZE), count }
+    }
+
+    #[test]
+    fn a_redistributor_regions_word_has_count_base_and_index() {
+        assert_eq!(region(0x080a_0000, 123).word(0), 0x07b0_0000_080a_0000);
+        assert_eq!(region(0x40_0000_0000, 389).word(1), 0x1850_0040_0000_0001);
+        assert_eq!(region(0x40_0000_0000, 512).word(1), 0x2000_0040_0000_0001);
+    }
+
+    #[test]
+    fn kvms_line_word_has_the_intid_and_not_the_pin() {
+        let word = |pin| Intid::of_pin(IrqPin(pin)).map(Intid::line_word);
+
+        assert_eq!(word(1), Some(0x0100_0021));
+        assert_eq!(word(959), Some(0x0100_03df));
+        assert_eq!(word(960), None);
+    }
+
+    #[test]
+    fn affinity_has_16_vcpus_in_a_cluster() {
+        let vectors = [
+            (0, 0x8000_0000),
+            (15, 0x8000_000f),
+            (16, 0x8000_0100),
+            (123, 0x8000_070b),
+            (255, 0x8000_0f0f),
+            (256, 0x8000_1000),
+            (511, 0x8000_1f0f),
+        ];
+
+        for (vcpu, expected) in vectors {
+            assert_eq!(mpidr(vcpu), expected, "vCPU {vcpu}");
+        }
+    }
+
+    #[test]
+    fn no_two_vcpus_have_one_affinity() {
+        let all: std::collections::BTreeSet<u32> = (0..MAX_CPUS).map(affinity).collect();
+
+        assert_eq!(all.len(), MAX_CPUS as usize);
+    }
+
+    #[test]
+    fn the_interrupt_count_covers_the_highest_pin_and_stays_within_kvms_limits() {
+        let count = |pin| interrupt_count(Some(IrqPin(pin)));
+
+        assert_eq!(interrupt_count(None), 64);
+        assert_eq!([0, 31, 32, 63, 64, 927, 928, 959].map(count), [64, 64, 96, 96, 128, 960, 992, 992]);
+        assert_eq!(count(u32::MAX), 992);
+    }
+
+    #[test]
+    fn an_intid_has_one_pin_and_a_pin_one_intid() {
+        for pin in (0..SPIS).map(IrqPin) {
+            assert_eq!(Intid::of_pin(pin).and_then(Intid::pin), Some(pin));
+        }
+        assert_eq!(TIMERS.map(Intid::pin), [None; 4]);
+    }
+
+    #[test]
+    fn cells_count_from_the_first_interrupt_of_their_type() {
+        let uart = Intid::of_pin(IrqPin(33)).unwrap();
+
+        assert_eq!(uart.cells(Trigger::Level), [0, 33, 4]);
+        assert_eq!(uart.cells(Trigger::Edge), [0, 33, 1]);
+        assert_eq!(
+            TIMERS.map(|timer| timer.cells(Trigger::Level)),
+            [[1, 13, 4], [1, 14, 4], [1, 11, 4], [1, 10, 4]]
+        );
+        assert_eq!(TIMERS.map(Intid::get), [29, 30, 27, 26]);
+    }
+}
