@@ -1,1 +1,8 @@
-//! To be written.
+//! The program: from what the user says to a running guest.
+
+mod kvm;
+mod output;
+mod signals;
+mod terminal;
+mod timings;
+mod vcpu;

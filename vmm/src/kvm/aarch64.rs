@@ -1,0 +1,183 @@
+//! What is particular to arm64: the GICv3, the ITS, vCPU set-up and PSCI.
+
+use ambit_aarch64::boot::PSTATE;
+use ambit_aarch64::gic::{Gic, Intid};
+use ambit_device_manager::Plan;
+use ambit_resources::{AddressRange, IrqPin, PaBits};
+use kvm_bindings::{
+    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_NISV_TO_USER, KVM_DEV_ARM_VGIC_CTRL_INIT,
+    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_EXIT_ARM_NISV,
+    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
+    kvm_create_device, kvm_device_attr, kvm_device_type, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_enable_cap,
+    kvm_vcpu_init,
+};
+use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuExit, VcpuFd, VmFd};
+
+use super::error::{KvmError, Step};
+use crate::vcpu::Stop;
+
+/// Where the first vCPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuStart {
+    /// Guest physical address of the first instruction.
+    pub entry: u64,
+    /// x0: guest physical address of the device tree.
+    pub argument: u64,
+}
+
+/// Registers by their KVM number (Linux `Documentation/virt/kvm/api.rst`, 4.68: arm64 core registers,
+/// 64 bits wide, numbered by their offset in `struct kvm_regs` in 32-bit words).
+const REG_X0: (u64, &str) = (0x6030_0000_0010_0000, "x0");
+const REG_PC: (u64, &str) = (0x6030_0000_0010_0040, "pc");
+const REG_PSTATE: (u64, &str) = (0x6030_0000_0010_0042, "pstate");
+
+pub fn create_vm(kvm: &Kvm, ipa_bits: PaBits) -> Result<VmFd, kvm_ioctls::Error> {
+    // Type 0 means 40 bits and is right only where the kernel cannot be asked for a number.
+    if kvm.get_host_ipa_limit() <= 0 {
+        return kvm.create_vm_with_type(0);
+    }
+    kvm.create_vm_with_ipa_size(u32::from(ipa_bits.get()))
+}
+
+/// The most physical address bits a virtual machine can have here; the bool is false if the kernel
+/// cannot be asked, and then it is 40.
+pub fn ipa_limit(kvm: &Kvm) -> (u8, bool) {
+    match u8::try_from(kvm.get_host_ipa_limit()) {
+        Ok(bits) if bits > 0 => (bits, true),
+        _ => (40, false),
+    }
+}
+
+/// Which interrupt controllers this host can give, seen by making each in a machine of its own.
+pub fn interrupt_controllers(kvm: &Kvm) -> (Vec<u8>, bool) {
+    let can = |first: kvm_device_type, second: Option<kvm_device_type>| {
+        let Ok(vm) = create_vm(kvm, PaBits::MIN) else { return false };
+        let made = make_device(&vm, first);
+        made.is_ok() && second.is_none_or(|kind| make_device(&vm, kind).is_ok())
+    };
+    let v3 = kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
+    let versions = [(2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2), (3, v3)];
+    let gic = versions.into_iter().filter(|(_, kind)| can(*kind, None)).map(|(version, _)| version).collect();
+    (gic, can(v3, Some(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)))
+}
+
+/// The GIC's devices. They must outlive every vCPU's last run.
+pub struct Interrupts {
+    _gic: DeviceFd,
+    _its: Option<DeviceFd>,
+}
+
+impl Interrupts {
+    /// After all vCPUs, before the first run. In the order that works on every kernel: GIC, lines,
+    /// distributor, redistributors, ITS, start.
+    pub fn create(vm: &VmFd, plan: &Plan) -> Result<Self, KvmError> {
+        let layout = Gic::from_plan(plan).map_err(|error| KvmError::Plan(error.to_string()))?;
+        let gic = make_device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)
+            .map_err(|errno| KvmError::new(Step::CreateGic, errno))?;
+        let lines = layout.interrupts;
+        set(&gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &lines)
+            .map_err(|errno| KvmError::new(Step::GicLines { count: lines }, errno))?;
+        place(&gic, KVM_VGIC_V3_ADDR_TYPE_DIST, layout.dist.first(), "the distributor", layout.dist)?;
+        for (index, region) in (0..).zip(&layout.redists) {
+            let what = format!("redistributor region {index} of {} vCPUs", region.count);
+            place(&gic, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, region.word(index), &what, region.range)?;
+        }
+        let its = layout.its.map(|range| create_its(vm, range)).transpose()?;
+        start(&gic).map_err(|errno| KvmError::new(Step::InitGic, errno))?;
+        Ok(Self { _gic: gic, _its: its })
+    }
+}
+
+fn create_its(vm: &VmFd, range: AddressRange) -> Result<DeviceFd, KvmError> {
+    let refused = |errno| KvmError::new(Step::CreateIts, errno);
+    let its = make_device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS).map_err(refused)?;
+    place(&its, KVM_VGIC_ITS_ADDR_TYPE, range.first(), "the ITS", range)?;
+    start(&its).map_err(refused)?;
+    Ok(its)
+}
+
+fn make_device(vm: &VmFd, kind: kvm_device_type) -> Result<DeviceFd, kvm_ioctls::Error> {
+    vm.create_device(&mut kvm_create_device { type_: kind, fd: 0, flags: 0 })
+}
+
+fn place(device: &DeviceFd, attr: u32, value: u64, what: &str, range: AddressRange) -> Result<(), KvmError> {
+    set(device, KVM_DEV_ARM_VGIC_GRP_ADDR, attr, &value)
+        .map_err(|errno| KvmError::new(Step::GicFrame { what: what.into(), range }, errno))
+}
+
+fn start(device: &DeviceFd) -> Result<(), kvm_ioctls::Error> {
+    device.set_device_attr(&kvm_device_attr {
+        group: KVM_DEV_ARM_VGIC_GRP_CTRL,
+        attr: u64::from(KVM_DEV_ARM_VGIC_CTRL_INIT),
+        ..Default::default()
+    })
+}
+
+/// The kernel reads `value` during the call and keeps nothing of it.
+fn set<T>(device: &DeviceFd, group: u32, attr: u32, value: &T) -> Result<(), kvm_ioctls::Error> {
+    let addr = std::ptr::from_ref(value) as u64;
+    device.set_device_attr(&kvm_device_attr { flags: 0, group, attr: u64::from(attr), addr })
+}
+
+/// A load or store that KVM cannot decode comes to us instead of ending the machine.
+pub fn prepare(vm: &VmFd) {
+    let cap = kvm_enable_cap { cap: KVM_CAP_ARM_NISV_TO_USER, ..Default::default() };
+    if vm.enable_cap(&cap).is_err() {
+        tracing::debug!("this kernel does not hand over accesses it cannot decode");
+    }
+}
+
+pub fn init_vcpu(vm: &VmFd, vcpu: &VcpuFd, id: u32, at: &CpuStart) -> Result<(), KvmError> {
+    let mut target = kvm_vcpu_init::default();
+    vm.get_preferred_target(&mut target).map_err(|errno| KvmError::new(Step::PreferredTarget, errno))?;
+    target.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
+    if id != 0 {
+        target.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
+    }
+    vcpu.vcpu_init(&target).map_err(|errno| KvmError::new(Step::InitVcpu { id }, errno))?;
+    if id == 0 {
+        let values = [(REG_PSTATE, PSTATE), (REG_PC, at.entry), (REG_X0, at.argument)];
+        for ((number, name), value) in values {
+            vcpu.set_one_reg(number, &value.to_le_bytes())
+                .map_err(|errno| KvmError::new(Step::SetRegister { id, name }, errno))?;
+        }
+    }
+    Ok(())
+}
+
+/// The word `KVM_IRQ_LINE` takes for a pin. `None` if the GIC has no such pin.
+pub fn irq_line(pin: IrqPin) -> Option<u32> {
+    Intid::of_pin(pin).map(Intid::line_word)
+}
+
+/// Exits that only this architecture has. `None` if there is nothing to stop for.
+pub fn after_run(exit: &VcpuExit<'_>) -> Option<Stop> {
+    match exit {
+        VcpuExit::Unsupported(KVM_EXIT_ARM_NISV) => Some(Stop::Undecoded),
+        _ => None,
+    }
+}
+
+/// The guest takes a data abort at the instruction that KVM could not decode, as it would for an
+/// access that no bus answers.
+pub fn inject_abort(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let mut events = vcpu.get_vcpu_events()?;
+    events.exception.ext_dabt_pending = 1;
+    vcpu.set_vcpu_events(&events)
+}
+
+/// Where the vCPU is, for the message about why it stopped.
+pub fn whereabouts(vcpu: &VcpuFd) -> String {
+    let mut value = [0; 8];
+    match vcpu.get_one_reg(REG_PC.0, &mut value) {
+        Ok(_) => format!("pc {:#x}", u64::from_le_bytes(value)),
+        Err(_) => "pc unknown".into(),
+    }
+}
+
+/// What the host's KVM must have and lacks.
+pub fn missing(kvm: &Kvm) -> Option<&'static str> {
+    let needed = [(Cap::ArmPsci02, "PSCI 0.2"), (Cap::Irqfd, "irqfd"), (Cap::Ioeventfd, "ioeventfd")];
+    needed.into_iter().find(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| name)
+}

@@ -1,0 +1,136 @@
+//! KVM: the only part of the program that makes virtual machines.
+//!
+//! This file chooses the architecture; `aarch64.rs` and `x86_64.rs` give the same names.
+
+// The ioctls that take guest memory are unsafe by nature; each block says why it holds here.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as arch;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
+
+mod error;
+mod facts;
+mod host;
+
+use std::sync::Arc;
+
+use ambit_device_manager::{BootImage, Plan};
+use ambit_memory::GuestMemory;
+use ambit_resources::{AddressRange, PaBits};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+pub use arch::{CpuStart, after_run, inject_abort, whereabouts};
+pub use error::{KvmError, Step};
+pub use facts::{host_facts, probe};
+pub use host::KvmHost;
+
+/// A virtual machine with its RAM, its interrupt controller and its vCPUs; nothing runs yet.
+pub struct Vm {
+    vcpus: Vec<VcpuFd>,
+    // The interrupt controller lives as long as its handles.
+    _interrupts: arch::Interrupts,
+    handle: Arc<Handle>,
+    pa_bits: PaBits,
+}
+
+/// The kernel's handle to the machine, and the RAM it maps.
+struct Handle {
+    // Fields are dropped in this order: the machine goes before its RAM.
+    fd: VmFd,
+    memory: GuestMemory,
+}
+
+impl Vm {
+    /// Makes the machine that `plan` describes around `memory`, which holds the plan's RAM.
+    ///
+    /// # Errors
+    /// [`KvmError`] for the first step the kernel refuses. What was made is undone.
+    pub fn create(plan: &Plan, memory: GuestMemory) -> Result<Self, KvmError> {
+        let kvm = open()?;
+        if let Some(what) = arch::missing(&kvm) {
+            return Err(KvmError::Lacks(what));
+        }
+        let fd = retry(|| arch::create_vm(&kvm, plan.ipa_bits))
+            .map_err(|errno| KvmError::new(Step::CreateVm { ipa_bits: plan.ipa_bits }, errno))?;
+        let handle = Arc::new(Handle { fd, memory });
+        for (slot, range) in (0..).zip(plan.ram()) {
+            handle.add_ram(slot, range)?;
+        }
+        let fd = &handle.fd;
+        let vcpus = (0..plan.cpus)
+            .map(|id| {
+                fd.create_vcpu(u64::from(id)).map_err(|errno| KvmError::new(Step::CreateVcpu { id }, errno))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let interrupts = arch::Interrupts::create(fd, plan)?;
+        arch::prepare(fd);
+        Ok(Self { vcpus, _interrupts: interrupts, handle, pa_bits: plan.ipa_bits })
+    }
+
+    /// Puts every vCPU where it starts: the first at the image's entry, the others waiting for it.
+    ///
+    /// # Errors
+    /// [`KvmError`] if the kernel refuses a register.
+    pub fn start_at(&self, image: &BootImage<'_>) -> Result<(), KvmError> {
+        let start = CpuStart { entry: image.entry, argument: image.argument };
+        (0..).zip(&self.vcpus).try_for_each(|(id, vcpu)| arch::init_vcpu(&self.handle.fd, vcpu, id, &start))
+    }
+
+    /// The vCPUs, each to run on a thread of its own; none is left here. `self` must outlive them.
+    pub fn take_vcpus(&mut self) -> Vec<VcpuFd> {
+        std::mem::take(&mut self.vcpus)
+    }
+
+    /// What its devices see of it.
+    pub fn host(&self) -> KvmHost {
+        KvmHost::new(Arc::clone(&self.handle), self.pa_bits)
+    }
+}
+
+fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(|errno| KvmError::new(Step::Open, errno))?;
+    match kvm.get_api_version() {
+        12 => Ok(kvm),
+        other => Err(KvmError::ApiVersion(other)),
+    }
+}
+
+/// A busy host interrupts the creation of a VM; that is no reason to give up.
+fn retry<T>(mut act: impl FnMut() -> Result<T, kvm_ioctls::Error>) -> Result<T, kvm_ioctls::Error> {
+    let mut tries = 0;
+    loop {
+        match act() {
+            Err(errno) if errno.errno() == libc::EINTR && tries < 5 => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+impl Handle {
+    fn add_ram(&self, slot: u32, range: AddressRange) -> Result<(), KvmError> {
+        let refused = |errno| KvmError::new(Step::AddRam { range }, errno);
+        // The planner's RAM and the mapping are the same list, so this is never absent.
+        let at = self
+            .memory
+            .get_host_address(GuestAddress(range.first()))
+            .map_err(|_| refused(kvm_ioctls::Error::new(libc::EFAULT)))?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: range.first(),
+            memory_size: range.size(),
+            userspace_addr: at as u64,
+        };
+        // SAFETY: `at` is the start of a mapping of `range.size()` bytes that `self.memory` keeps
+        // alive, and `self.fd` is dropped before it.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(refused)
+    }
+}
