@@ -84,7 +84,10 @@ pub enum PlanError {
     NoCpus,
     #[error("{wanted} vCPUs are more than {limit}, which is all that {bound} gives")]
     TooManyCpus { wanted: u32, limit: u32, bound: String },
-    #[error("{memory} bytes of memory is not a multiple of the host's page size, {page_size}")]
+    #[error(
+        "{} of memory is not a multiple of the host's page size, {}",
+        human_size(*.memory), human_size(*.page_size)
+    )]
     MemoryNotPages { memory: u64, page_size: u64 },
     #[error("a machine has memory, and none was asked for")]
     NoMemory,
@@ -94,8 +97,8 @@ pub enum PlanError {
     )]
     MemoryBeyondWidth { memory: u64, base: u64, last: u64, needed: u8, width: Width, most: u64 },
     #[error("{} of memory from {base:#x} passes the end of the 64-bit address space", human_size(*.memory))]
-    MemoryWraps { memory: u64, base: u64 },
-    #[error("two devices are called '{0}'; give one of them another id")]
+    MemoryWraps { memory: u64, base: u64, most: u64 },
+    #[error("two parts of the machine are called '{0}'; give the device another id")]
     DuplicateId(String),
     #[error("{error}, and {}", limit_text(*.width))]
     WindowBeyondWidth { error: SpaceError, width: Width },
@@ -149,14 +152,13 @@ impl PlanError {
                     .collect()
             }
             Self::MemoryBeyondWidth { needed, most, width, .. } => {
-                let less =
-                    (*most > 0).then(|| format!("give the guest at most {} of memory", human_size(*most)));
-                let wider = match width.source {
-                    WidthSource::User => format!("allow {needed} bits, if the host has them"),
-                    _ => format!("use a host with {needed} bits"),
-                };
-                less.into_iter().chain([wider]).collect()
+                less_memory(*most).into_iter().chain(wider(*needed, *width)).collect()
             }
+            Self::MemoryWraps { most, .. } => less_memory(*most).into_iter().collect(),
+            Self::WindowBeyondWidth { error: SpaceError::Beyond { needed, .. }, width } => {
+                wider(*needed, *width).into_iter().collect()
+            }
+            Self::Space(SpaceError::NoRoom { .. }) => vec!["give the guest fewer devices".into()],
             _ => Vec::new(),
         }
     }
@@ -170,6 +172,19 @@ impl PlanError {
             remedies: self.remedies(),
         }
     }
+}
+
+fn less_memory(most: u64) -> Option<String> {
+    (most > 0).then(|| format!("give the guest at most {} of memory", human_size(most)))
+}
+
+/// `None` if no host and no user can give that many bits.
+fn wider(needed: u8, width: Width) -> Option<String> {
+    let bits = PaBits::new(needed)?;
+    Some(match width.source {
+        WidthSource::User => format!("allow {bits} bits, if the host has them"),
+        WidthSource::Host | WidthSource::Assumed => format!("use a host with {bits} bits"),
+    })
 }
 
 /// Decides every address and every pin, or says what does not fit.
@@ -199,7 +214,7 @@ pub fn plan(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> Res
         let pin = fixture.pin.map(|pin| draft.irqs.claim(&fixture.request.id, pin)).transpose()?;
         draft.device(fixture.request, window, pin)?;
     }
-    draft.ram(config.memory, map.ram_base)?;
+    draft.ram(config.memory, map.ram_base, facts.page_size)?;
     for request in &config.devices {
         let size = request.needs.registers;
         let window =
@@ -218,16 +233,12 @@ fn check_counts(config: &MachineConfig, facts: &HostFacts, map: &MemoryMap) -> R
         return Err(PlanError::NoCpus);
     }
     let limits = [(facts.max_cpus, "this host's KVM"), (map.max_cpus, "this board")];
-    for (limit, bound) in limits {
-        if config.cpus > limit {
-            return Err(PlanError::TooManyCpus { wanted: config.cpus, limit, bound: bound.into() });
-        }
+    let lowest = limits.into_iter().min_by_key(|(limit, _)| *limit);
+    if let Some((limit, bound)) = lowest.filter(|(limit, _)| config.cpus > *limit) {
+        return Err(PlanError::TooManyCpus { wanted: config.cpus, limit, bound: bound.into() });
     }
     if config.memory == 0 {
         return Err(PlanError::NoMemory);
-    }
-    if !config.memory.is_multiple_of(facts.page_size) {
-        return Err(PlanError::MemoryNotPages { memory: config.memory, page_size: facts.page_size });
     }
     Ok(())
 }
@@ -292,18 +303,22 @@ impl Draft {
         }
     }
 
-    fn ram(&mut self, memory: u64, base: u64) -> Result<(), PlanError> {
-        let range = AddressRange::new(base, memory).ok_or(PlanError::MemoryWraps { memory, base })?;
-        let reach = self.width.bits.reach();
-        if range.last() > reach.last() {
+    fn ram(&mut self, memory: u64, base: u64, page_size: u64) -> Result<(), PlanError> {
+        let most = self.width.bits.ceiling().saturating_sub(base) / page_size * page_size;
+        let range = AddressRange::new(base, memory).ok_or(PlanError::MemoryWraps { memory, base, most })?;
+        if !self.width.bits.reach().contains(range) {
             return Err(PlanError::MemoryBeyondWidth {
                 memory,
                 base,
                 last: range.last(),
                 needed: bits_for(range.last()),
                 width: self.width,
-                most: self.width.bits.ceiling().saturating_sub(base),
+                most,
             });
+        }
+        // Second, so that the size it proposes is known to be within reach.
+        if !memory.is_multiple_of(page_size) {
+            return Err(PlanError::MemoryNotPages { memory, page_size });
         }
         let range = self.claim("ram0", range)?;
         self.region("ram0", RegionKind::Ram, range)
