@@ -59,12 +59,12 @@ pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, Bo
 
 fn refuse(error: ImageError, ram: AddressRange, base: u64, initrd: u64) -> BootError {
     match error {
-        ImageError::TooLarge { needed } => BootError::TooLarge {
+        ImageError::TooLarge { text_offset, memory } => BootError::TooLarge {
             what: "the kernel",
-            needed,
-            free: ram.size() - (base - ram.first()).min(ram.size()),
+            needed: memory,
+            free: (ram.last() + 1).saturating_sub(base + text_offset),
             memory: ram.size(),
-            enough: enough(ram, base, needed, initrd),
+            enough: enough(ram, base + text_offset, memory, initrd),
         },
         error => BootError::Kernel(error.to_string()),
     }
@@ -135,7 +135,7 @@ fn command_line(text: &str) -> Result<String, BootError> {
             let (has, most) = (text.trim().len(), CMDLINE_SIZE - 1);
             refused(format!("has {has} characters and Linux keeps {most}; shorten it by {}", has - most))
         }
-        CmdlineError::InvalidAscii => refused(not_printable(text)),
+        CmdlineError::InvalidAscii => refused(not_printable(text.trim())),
         other => refused(other.to_string()),
     })?;
     let line = line.as_cstring().map_err(|error| refused(error.to_string()))?;

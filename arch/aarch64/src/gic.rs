@@ -1,7 +1,7 @@
 //! Where a GICv3's frames are, and the numbers one interrupt has: pin, INTID, cells, KVM's word.
 
 use ambit_bus::Trigger;
-use ambit_device_manager::{Plan, Region};
+use ambit_device_manager::{Plan, Region, RegionKind};
 use ambit_resources::{AddressRange, IrqPin};
 
 /// The distributor's frame, in bytes (Linux `arch/arm64/include/uapi/asm/kvm.h`).
@@ -81,8 +81,10 @@ impl Gic {
 
 fn redist_regions(plan: &Plan) -> Result<Vec<RedistRegion>, GicError> {
     let index = |region: &Region| region.name.strip_prefix(REDIST)?.parse::<u32>().ok();
+    // A user may well call a device gic.redist1.
+    let ours = plan.regions.iter().filter(|region| region.kind == RegionKind::InterruptController);
     let mut regions: Vec<(u32, AddressRange)> =
-        plan.regions.iter().filter_map(|region| index(region).zip(region.range)).collect();
+        ours.filter_map(|region| index(region).zip(region.range)).collect();
     regions.sort_by_key(|(index, _)| *index);
     let mut redists = Vec::with_capacity(regions.len());
     for (index, range) in regions {

@@ -51,9 +51,9 @@ pub enum ImageError {
     GzipDamaged(String),
     #[error("it unpacks to more than {}, which is all that memory has for it; it is no kernel, or give the guest more memory", human_size(*.room))]
     GzipTooLong { room: u64 },
-    /// Its header wants more memory than there is.
-    #[error("it takes {needed} bytes of memory")]
-    TooLarge { needed: u64 },
+    /// Its header wants more memory than there is: `memory` bytes, `text_offset` after a 2 MiB boundary.
+    #[error("it takes {memory} bytes of memory")]
+    TooLarge { text_offset: u64, memory: u64 },
 }
 
 const HEADER: usize = 64;
@@ -158,9 +158,10 @@ fn unpack(packed: &[u8], room: u64) -> Result<Vec<u8>, ImageError> {
         if image.len() < HEADER {
             read(&mut member, &mut image, HEADER as u64)?;
             if image.len() >= HEADER {
-                let memory = Header::of(&image)?.memory(0);
+                let header = Header::of(&image)?;
+                let (text_offset, memory) = (header.text_offset, header.memory(0));
                 if memory > room {
-                    return Err(ImageError::TooLarge { needed: memory });
+                    return Err(ImageError::TooLarge { text_offset, memory });
                 }
                 // Only to be quick: the header may ask for more than will come.
                 image.try_reserve_exact(usize::try_from(memory).unwrap_or(0)).ok();
