@@ -9,7 +9,7 @@ pub enum SizeError {
     TooLarge(String),
 }
 
-/// Reads `4096`, `4K`, `512M`, `2G`, `1T`, also as `512MiB` or in lower case.
+/// Reads `4096`, `4K`, `512M`, `2G`, `1T`, also as `512MiB`, as `512 MiB` or in lower case.
 ///
 /// # Errors
 /// [`SizeError::NotASize`] for anything else, [`SizeError::TooLarge`] past 2^64 - 1 bytes.
@@ -18,7 +18,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let trimmed = text.trim();
     let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
     let (number, suffix) = trimmed.split_at(digits);
-    let shift = match suffix.to_ascii_lowercase().as_str() {
+    let shift = match suffix.trim_start().to_ascii_lowercase().as_str() {
         "" | "b" => 0,
         "k" | "kib" => 10,
         "m" | "mib" => 20,

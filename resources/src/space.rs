@@ -15,10 +15,18 @@ pub struct Claim {
 
 /// The guest physical address space of one machine. Claims never overlap and never pass 2^bits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct AddressSpace {
     pa_bits: PaBits,
     // By first address.
     claims: BTreeMap<u64, Claim>,
+}
+
+/// How a space is written down. Read back, every claim is made again.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    pa_bits: PaBits,
+    claims: Vec<Claim>,
 }
 
 /// Why a range cannot be had. Both sides are named.
@@ -153,6 +161,24 @@ impl AddressSpace {
                 }
             }
         })
+    }
+}
+
+impl From<AddressSpace> for Written {
+    fn from(space: AddressSpace) -> Self {
+        Self { pa_bits: space.pa_bits, claims: space.claims.into_values().collect() }
+    }
+}
+
+impl TryFrom<Written> for AddressSpace {
+    type Error = SpaceError;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let mut space = Self::new(written.pa_bits);
+        for claim in written.claims {
+            space.claim(&claim.owner, claim.range)?;
+        }
+        Ok(space)
     }
 }
 
