@@ -324,10 +324,7 @@ fn remedied(machine: &Machine, remedies: &[String]) -> Option<Machine> {
     let mut better = machine.clone();
     match said.strip_suffix(" vCPUs") {
         Some(cpus) => better.config.cpus = cpus.parse().unwrap(),
-        None => {
-            let size = said.trim_end_matches(" of memory").replace(' ', "");
-            better.config.memory = parse_size(&size).unwrap();
-        }
+        None => better.config.memory = parse_size(said.trim_end_matches(" of memory")).unwrap(),
     }
     Some(better)
 }

@@ -100,8 +100,8 @@ pub enum PlanError {
     MemoryWraps { memory: u64, base: u64, most: u64 },
     #[error("two parts of the machine are called '{0}'; give the device another id")]
     DuplicateId(String),
-    #[error("{error}, and {}", limit_text(*.width))]
-    WindowBeyondWidth { error: SpaceError, width: Width },
+    #[error("{owner} at {wanted} needs {needed} physical address bits, and {}", limit_text(*.width))]
+    WindowBeyondWidth { owner: String, wanted: AddressRange, needed: u8, width: Width },
     #[error(transparent)]
     Space(SpaceError),
     #[error(transparent)]
@@ -155,9 +155,7 @@ impl PlanError {
                 less_memory(*most).into_iter().chain(wider(*needed, *width)).collect()
             }
             Self::MemoryWraps { most, .. } => less_memory(*most).into_iter().collect(),
-            Self::WindowBeyondWidth { error: SpaceError::Beyond { needed, .. }, width } => {
-                wider(*needed, *width).into_iter().collect()
-            }
+            Self::WindowBeyondWidth { needed, width, .. } => wider(*needed, *width).into_iter().collect(),
             Self::Space(SpaceError::NoRoom { .. }) => vec!["give the guest fewer devices".into()],
             _ => Vec::new(),
         }
@@ -268,7 +266,9 @@ impl Draft {
     /// Adds to the width's own refusal who set the width.
     fn explain(&self, error: SpaceError) -> PlanError {
         match error {
-            SpaceError::Beyond { .. } => PlanError::WindowBeyondWidth { error, width: self.width },
+            SpaceError::Beyond { owner, wanted, needed, .. } => {
+                PlanError::WindowBeyondWidth { owner, wanted, needed, width: self.width }
+            }
             _ => PlanError::Space(error),
         }
     }
