@@ -16,11 +16,11 @@
 //!
 //! The program has to have a model for each fixture: `uart0` of kind `pl011`, `rtc0` of kind `pl031`.
 
-use ambit_bus::{Description, Needs, Property, Request, Trigger};
 use ambit_device_manager::{
     Arch, Board, BootError, BootImage, Fixture, HostFacts, MachineConfig, MemoryMap, Part, Payload, Place,
     Plan, RegionKind,
 };
+use ambit_platform::{pl011, pl031};
 use ambit_resources::{AddressRange, IrqPin};
 use std::ops::RangeInclusive;
 
@@ -75,8 +75,8 @@ impl Board for Native {
 
     fn fixtures(&self) -> Vec<Fixture> {
         vec![
-            Fixture { request: uart(), base: UART_BASE, pin: Some(UART_PIN) },
-            Fixture { request: rtc(), base: RTC_BASE, pin: Some(RTC_PIN) },
+            Fixture { request: pl011::request("uart0"), base: UART_BASE, pin: Some(UART_PIN) },
+            Fixture { request: pl031::request("rtc0"), base: RTC_BASE, pin: Some(RTC_PIN) },
         ]
     }
 
@@ -105,32 +105,4 @@ fn redistributors(config: &MachineConfig) -> AddressRange {
     // The planner refuses other numbers, with the limit's name.
     let cpus = config.cpus.clamp(1, gic::MAX_CPUS);
     AddressRange::fixed(GIC_REDIST_BASE, u64::from(cpus) * gic::REDIST_SIZE)
-}
-
-/// The console, as the PL011 model asks for it.
-fn uart() -> Request {
-    primecell("uart0", "pl011", &["uartclk", "apb_pclk"])
-}
-
-/// The clock, as the PL031 model asks for it.
-fn rtc() -> Request {
-    primecell("rtc0", "pl031", &["apb_pclk"])
-}
-
-/// Linux `Documentation/devicetree/bindings/arm/primecell.yaml`: the driver is chosen by ID registers in
-/// the last 32 bytes of the 4 KiB window, which are read with the clock `apb_pclk` on.
-fn primecell(id: &str, kind: &str, clocks: &[&str]) -> Request {
-    Request {
-        id: id.into(),
-        kind: kind.into(),
-        needs: Needs { registers: 0x1000, irq: Some(Trigger::Level) },
-        description: Description {
-            node: kind.into(),
-            compatible: vec![format!("arm,{kind}"), "arm,primecell".into()],
-            properties: vec![(
-                "clocks".into(),
-                Property::Clocks(clocks.iter().map(|name| (*name).into()).collect()),
-            )],
-        },
-    }
 }
