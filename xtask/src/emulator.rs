@@ -182,9 +182,20 @@ fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], b
     qemu.args(["-append", &line])
         .arg("-serial")
         .arg(format!("file:{}", boot_log.display()))
-        // The second console: what the command says, and nothing else. Keys such as ctrl-c and ctrl-a are not QEMU's.
-        .args(["-chardev", "stdio,id=command,signal=off,mux=off"])
-        .args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=command"])
+        // What the command says, and nothing else. Keys such as ctrl-c and ctrl-a are not QEMU's; and without a person
+        // there is no input at all, because at its end QEMU would close the output too.
+        .arg("-chardev")
+        .arg(if job.interactive {
+            "stdio,id=command,signal=off,mux=off"
+        } else {
+            "file,id=command,path=/dev/stdout"
+        })
+        .args(["-device", "virtio-serial-pci", "-device"])
+        .arg(if job.interactive {
+            "virtconsole,chardev=command"
+        } else {
+            "virtserialport,chardev=command,name=command"
+        })
         .args(["-device", "virtio-rng-pci"]);
     for (serial, file, readonly) in disks {
         let readonly = if *readonly { "on" } else { "off" };
