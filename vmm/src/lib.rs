@@ -1,8 +1,40 @@
 //! The program: from what the user says to a running guest.
 
+mod cli;
+mod config;
+mod failure;
 mod kvm;
+mod models;
 mod output;
+mod report;
 mod signals;
 mod terminal;
 mod timings;
+#[cfg(test)]
+mod toy;
 mod vcpu;
+
+use std::process::ExitCode;
+
+use ambit_device_manager::Board;
+
+use cli::{Cli, Command};
+use failure::{Exit, Failure};
+use report::Probe;
+
+/// The whole program, for machines on any of `boards`; the first is the default.
+pub fn run(boards: &[&dyn Board]) -> ExitCode {
+    let cli = Cli::from_arguments();
+    cli.start_logging();
+    let done = match &cli.command {
+        Command::Run(args) => start(args, boards),
+        Command::Plan(args) => cli::plan(args, boards, || kvm::host_facts().ok()).map(|()| Exit::Done),
+        Command::Probe(args) => cli::probe(args, &Probe::new(kvm::probe(), boards)),
+    };
+    done.map_or_else(|failure| failure.report(), Into::into)
+}
+
+fn start(args: &cli::RunArgs, boards: &[&dyn Board]) -> Result<Exit, Failure> {
+    let _settings = args.machine.settings(boards, None)?;
+    Ok(Exit::Done)
+}

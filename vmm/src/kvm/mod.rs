@@ -29,7 +29,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 pub use arch::{CpuStart, after_run, inject_abort, whereabouts};
 pub use error::{KvmError, Step};
-pub use facts::{host_facts, probe};
+pub use facts::{HostKvm, host_facts, probe};
 pub use host::KvmHost;
 
 /// A virtual machine with its RAM, its interrupt controller and its vCPUs; nothing runs yet.

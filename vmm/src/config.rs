@@ -1,0 +1,363 @@
+//! What the user wants: as said in a file and on the command line, and as checked.
+
+mod text;
+mod words;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ambit_device_manager::{Arch, Board, Diagnostic, HostFacts, PlanError, Severity, Width, WidthSource};
+use ambit_resources::PaBits;
+use serde::{Deserialize, Deserializer};
+
+pub use text::{FileError, read};
+pub use words::{Bits, Id, Mac, Size, Switch, TapName};
+
+/// As said: nothing is filled in. The keys of a file are these fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub kernel: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
+    pub cmdline: Option<String>,
+    pub memory: Option<Size>,
+    pub cpus: Option<u32>,
+    pub disks: Vec<Disk>,
+    pub nets: Vec<Net>,
+    pub pa_bits: Option<Bits>,
+    pub board: Option<String>,
+    pub rng: Option<Switch>,
+}
+
+/// `path=F[,id=I][,readonly=on]`, or a table with these keys.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    pub path: PathBuf,
+    #[serde(default, deserialize_with = "present")]
+    pub id: Option<Id>,
+    #[serde(default, deserialize_with = "present")]
+    pub readonly: Option<Switch>,
+}
+
+/// `tap=T[,id=I][,mac=M]`, or a table with these keys.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Net {
+    pub tap: TapName,
+    #[serde(default, deserialize_with = "present")]
+    pub id: Option<Id>,
+    #[serde(default, deserialize_with = "present")]
+    pub mac: Option<Mac>,
+}
+
+/// The values of an option are plain words, which serde does not take for an `Option`.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+impl FromStr for Disk {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text::parse_option(text, "path")
+    }
+}
+
+impl FromStr for Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text::parse_option(text, "tap")
+    }
+}
+
+impl Config {
+    /// What `over` says replaces what this says; its disks and nets come after these.
+    pub fn overridden_by(mut self, over: Self) -> Self {
+        self.disks.extend(over.disks);
+        self.nets.extend(over.nets);
+        Self {
+            kernel: over.kernel.or(self.kernel),
+            initrd: over.initrd.or(self.initrd),
+            cmdline: over.cmdline.or(self.cmdline),
+            memory: over.memory.or(self.memory),
+            cpus: over.cpus.or(self.cpus),
+            disks: self.disks,
+            nets: self.nets,
+            pa_bits: over.pa_bits.or(self.pa_bits),
+            board: over.board.or(self.board),
+            rng: over.rng.or(self.rng),
+        }
+    }
+}
+
+/// As checked: defaults are filled in, and every device has an id of its own.
+#[derive(Clone)]
+pub struct Settings<'b> {
+    pub board: &'b dyn Board,
+    pub kernel: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
+    pub cmdline: String,
+    /// In bytes.
+    pub memory: u64,
+    pub cpus: u32,
+    pub bits: Bits,
+    pub rng: Option<String>,
+    pub disks: Vec<DiskSettings>,
+    pub nets: Vec<NetSettings>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    pub id: String,
+    pub path: PathBuf,
+    pub readonly: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetSettings {
+    pub id: String,
+    pub tap: String,
+    /// `None`: the guest chooses one.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// Why a configuration is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{0}")]
+    UnknownBoard(String),
+    #[error("there is no {} board in this program; it has {has}", .wanted.name())]
+    NoBoardFor { wanted: Arch, has: String },
+    #[error("board '{board}' is an {} machine, and --arch asks for {}; leave one of them out", .is.name(), .wanted.name())]
+    OtherArch { board: String, is: Arch, wanted: Arch },
+    #[error("{first} and {second} are both called '{id}'; give one of them another id")]
+    SameId { first: String, second: String, id: String },
+    #[error("{first} and {second} both want the TAP interface '{tap}'; give each its own")]
+    SameTap { first: String, second: String, tap: String },
+    #[error("the name of {0} is empty")]
+    EmptyPath(String),
+    #[error("there is no kernel to start; give one with --kernel FILE")]
+    NoKernel,
+    #[error(transparent)]
+    Amount(PlanError),
+    #[error("{asked} physical address bits were asked for, and this host has {has}")]
+    BitsBeyondHost { asked: PaBits, has: PaBits },
+}
+
+impl ConfigError {
+    /// What would help, cheapest first, where the text does not say it.
+    pub fn remedies(&self) -> Vec<String> {
+        match self {
+            Self::Amount(error) => error.remedies(),
+            Self::BitsBeyondHost { has, .. } => {
+                vec![format!("ask for at most {has}, or leave --pa-bits out")]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+const MEMORY: u64 = 512 << 20;
+
+/// The smallest page of any host.
+const PAGE: u64 = 4096;
+
+/// Fills in defaults, and checks all that can be known without looking at any file.
+///
+/// # Errors
+/// [`ConfigError`] for the first thing that makes no sense.
+pub fn settle<'b>(
+    config: Config,
+    boards: &[&'b dyn Board],
+    arch: Option<Arch>,
+) -> Result<Settings<'b>, ConfigError> {
+    let board = find_board(boards, config.board.as_deref(), arch)?;
+    let rng = config.rng.is_none_or(|rng| rng.0).then(|| "rng0".to_owned());
+    let id =
+        |id: Option<Id>, kind: &str, index| id.map_or_else(|| format!("{kind}{index}"), |id| id.to_string());
+    let disks = config.disks.into_iter().enumerate().map(|(index, disk)| DiskSettings {
+        id: id(disk.id, "disk", index),
+        path: disk.path,
+        readonly: disk.readonly.is_some_and(|readonly| readonly.0),
+    });
+    let nets = config.nets.into_iter().enumerate().map(|(index, net)| NetSettings {
+        id: id(net.id, "net", index),
+        tap: net.tap.to_string(),
+        mac: net.mac.map(|mac| mac.0),
+    });
+    let settings = Settings {
+        board,
+        kernel: config.kernel,
+        initrd: config.initrd,
+        cmdline: config.cmdline.unwrap_or_else(|| default_cmdline(board)),
+        memory: config.memory.map_or(MEMORY, |memory| memory.0),
+        cpus: config.cpus.unwrap_or(1),
+        bits: config.pa_bits.unwrap_or_default(),
+        rng,
+        disks: disks.collect(),
+        nets: nets.collect(),
+    };
+    settings.check_names()?;
+    Ok(settings)
+}
+
+fn find_board<'b>(
+    boards: &[&'b dyn Board],
+    name: Option<&str>,
+    arch: Option<Arch>,
+) -> Result<&'b dyn Board, ConfigError> {
+    if let Some(name) = name {
+        let names: Vec<&str> = boards.iter().map(|board| board.name()).collect();
+        let board = boards.iter().find(|board| board.name() == name).copied();
+        let board = board.ok_or_else(|| ConfigError::UnknownBoard(text::unknown("board", name, &names)))?;
+        return match arch {
+            Some(wanted) if wanted != board.arch() => {
+                Err(ConfigError::OtherArch { board: name.into(), is: board.arch(), wanted })
+            }
+            _ => Ok(board),
+        };
+    }
+    let fits = |board: &&&dyn Board| arch.is_none_or(|arch| arch == board.arch());
+    boards.iter().find(fits).copied().ok_or_else(|| {
+        let has: Vec<String> =
+            boards.iter().map(|board| format!("{} ({})", board.name(), board.arch().name())).collect();
+        ConfigError::NoBoardFor { wanted: arch.unwrap_or(Arch::host()), has: has.join(", ") }
+    })
+}
+
+/// Where the kernel speaks, and that it gives up rather than hang when it is lost.
+fn default_cmdline(board: &dyn Board) -> String {
+    let console = board.fixtures().into_iter().find_map(|fixture| match fixture.request.kind.as_str() {
+        "pl011" => Some("console=ttyAMA0 "),
+        "uart16550" => Some("console=ttyS0 "),
+        _ => None,
+    });
+    format!("{}panic=-1", console.unwrap_or_default())
+}
+
+impl Settings<'_> {
+    fn check_names(&self) -> Result<(), ConfigError> {
+        let empty = |path: &Path| path.as_os_str().is_empty();
+        for (what, path) in [("the kernel", &self.kernel), ("the initrd", &self.initrd)] {
+            if path.as_deref().is_some_and(empty) {
+                return Err(ConfigError::EmptyPath(what.into()));
+            }
+        }
+        if let Some(disk) = self.disks.iter().find(|disk| empty(&disk.path)) {
+            return Err(ConfigError::EmptyPath(format!("the file of disk '{}'", disk.id)));
+        }
+        let rng = self.rng.iter().map(|id| (id, "the random number generator".to_owned()));
+        let disks = self.disks.iter().map(|disk| (&disk.id, format!("the disk {}", disk.path.display())));
+        let nets = self.nets.iter().map(|net| (&net.id, format!("the net on {}", net.tap)));
+        if let Some((first, second, id)) = twice(rng.chain(disks).chain(nets)) {
+            return Err(ConfigError::SameId { first, second, id: id.clone() });
+        }
+        let taps = self.nets.iter().map(|net| (&net.tap, format!("net '{}'", net.id)));
+        if let Some((first, second, tap)) = twice(taps) {
+            return Err(ConfigError::SameTap { first, second, tap: tap.clone() });
+        }
+        Ok(())
+    }
+
+    /// What no host could have, said before files are looked at; the planner says it in any case.
+    ///
+    /// # Errors
+    /// [`ConfigError::Amount`] for no vCPU, no memory, or memory that is not whole pages.
+    pub fn check_amounts(&self) -> Result<(), ConfigError> {
+        let refused = match (self.cpus, self.memory) {
+            (0, _) => PlanError::NoCpus,
+            (_, 0) => PlanError::NoMemory,
+            (_, memory) if !memory.is_multiple_of(PAGE) => {
+                PlanError::MemoryNotPages { memory, page_size: PAGE }
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError::Amount(refused))
+    }
+
+    /// What to plan with on `host`. The user's number of bits comes before the host's.
+    ///
+    /// # Errors
+    /// [`ConfigError::BitsBeyondHost`] if the user allows more than there are.
+    pub fn facts(&self, host: HostFacts) -> Result<HostFacts, ConfigError> {
+        match self.bits {
+            Bits::Of(asked) if asked > host.width.bits => {
+                Err(ConfigError::BitsBeyondHost { asked, has: host.width.bits })
+            }
+            _ => Ok(self.facts_wherever(host)),
+        }
+    }
+
+    /// The same where nothing is to be started: without a host, what most arm64 hosts have. What was
+    /// assumed, or goes past the host, is said.
+    pub fn facts_on_paper(&self, host: Option<HostFacts>) -> (HostFacts, Vec<Diagnostic>) {
+        let said = match &host {
+            None => Some(self.assumption()),
+            Some(host) => self.facts(host.clone()).err().map(|error| Diagnostic {
+                code: "pa-bits-beyond-host".into(),
+                severity: Severity::Warning,
+                message: error.to_string(),
+                remedies: error.remedies(),
+            }),
+        };
+        (self.facts_wherever(host.unwrap_or_else(assumed)), said.into_iter().collect())
+    }
+
+    fn facts_wherever(&self, host: HostFacts) -> HostFacts {
+        match self.bits {
+            Bits::Auto => host,
+            Bits::Of(bits) => HostFacts { width: Width { bits, source: WidthSource::User }, ..host },
+        }
+    }
+
+    fn assumption(&self) -> Diagnostic {
+        let host = assumed();
+        let (bits, remedy) = match self.bits {
+            Bits::Auto => {
+                let bits = format!("{} physical address bits, ", host.width.bits);
+                (bits, "plan on the host itself, or say its bits with --pa-bits")
+            }
+            Bits::Of(_) => (String::new(), "plan on the host itself"),
+        };
+        let (page_size, cpus) = (host.page_size, host.max_cpus);
+        Diagnostic {
+            code: "host-assumed".into(),
+            severity: Severity::Note,
+            message: format!(
+                "no host was asked; assumed is one with {bits}pages of {page_size} bytes, {cpus} vCPUs and an ITS"
+            ),
+            remedies: vec![remedy.into()],
+        }
+    }
+}
+
+/// The first key that comes twice, with both of its values.
+fn twice<'k>(pairs: impl Iterator<Item = (&'k String, String)>) -> Option<(String, String, &'k String)> {
+    let mut seen: Vec<(&String, String)> = Vec::new();
+    for (key, value) in pairs {
+        if let Some(index) = seen.iter().position(|(known, _)| *known == key) {
+            return Some((seen.swap_remove(index).1, value, key));
+        }
+        seen.push((key, value));
+    }
+    None
+}
+
+/// 40 bits is what KVM gives where it cannot be asked (Linux `Documentation/virt/kvm/api.rst`,
+/// `KVM_CREATE_VM`), 512 vCPUs what its GICv3 takes at most (`VGIC_V3_MAX_CPUS`).
+fn assumed() -> HostFacts {
+    let bits = PaBits::new(40).expect("40 is within 32 to 52");
+    HostFacts {
+        width: Width { bits, source: WidthSource::Assumed },
+        page_size: PAGE,
+        max_cpus: 512,
+        its: true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Why the program did not do what was asked: what it says, what would help, and its exit code.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use ambit_device_manager::{BootError, PlanError};
+
+use crate::config::ConfigError;
+use crate::kvm::KvmError;
+
+/// Everything that can go wrong, from the arguments to the end of the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error("the output cannot be written: {0}")]
+    Output(#[source] io::Error),
+}
+
+/// A promise to scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    /// Failed while running.
+    Failed = 1,
+    /// Bad arguments or configuration, whatever the host. Also what clap exits with.
+    BadInput = 2,
+    /// The plan does not fit.
+    DoesNotFit = 3,
+    /// The host lacks something, or does not allow it.
+    HostLacks = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// How a plan that failed ends the program.
+pub fn exit_of_plan(error: &PlanError) -> Exit {
+    if error.is_nonsense() { Exit::BadInput } else { Exit::DoesNotFit }
+}
+
+impl Failure {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Config(ConfigError::BitsBeyondHost { .. }) => Exit::HostLacks,
+            Self::Config(_) | Self::Boot(_) => Exit::BadInput,
+            Self::Plan(error) => exit_of_plan(error),
+            Self::Kvm(error) if error.is_lack() => Exit::HostLacks,
+            Self::Kvm(_) | Self::Output(_) => Exit::Failed,
+        }
+    }
+
+    /// What would help, cheapest first, where the text does not say it.
+    pub fn remedies(&self) -> Vec<String> {
+        match self {
+            Self::Config(error) => error.remedies(),
+            Self::Plan(error) => error.remedies(),
+            Self::Boot(_) | Self::Kvm(_) | Self::Output(_) => Vec::new(),
+        }
+    }
+
+    /// Says it on standard error and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        // If nobody can be told, the exit code still says it.
+        let _untold = io::stderr().write_all(self.text().as_bytes());
+        self.exit().into()
+    }
+
+    /// What a user reads: the error, causes that it does not name itself, what would help.
+    pub fn text(&self) -> String {
+        let mut text = format!("ambit: error: {self}\n");
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                line(&mut text, "cause", &said);
+            }
+            cause = error.source();
+        }
+        for remedy in self.remedies() {
+            line(&mut text, "help", &remedy);
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, label: &str, said: &str) {
+    writeln!(text, "  {label}: {said}").expect("a String takes every line");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ambit_device_manager::{Width, WidthSource};
+    use ambit_resources::PaBits;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn a_plan_that_does_not_fit_is_told_with_its_remedies_and_ends_with_3() {
+        let width = Width { bits: PaBits::new(36).unwrap(), source: WidthSource::Host };
+        let failure = Failure::from(PlanError::MemoryBeyondWidth {
+            memory: 64 << 30,
+            base: 1 << 30,
+            last: (65 << 30) - 1,
+            needed: 37,
+            width,
+            most: 63 << 30,
+        });
+
+        assert_eq!(failure.exit(), Exit::DoesNotFit);
+        assert_eq!(
+            failure.text(),
+            "ambit: error: 64 GiB of memory at [0x40000000-0x103fffffff] needs 37 physical address bits, and \
+             this host has 36\n  help: give the guest at most 63 GiB of memory\n  help: use a host with 37 bits\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_the_error_names_is_not_said_twice() {
+        let failure =
+            Failure::from(ConfigError::from(config::read(Path::new("/nonexistent/guest.toml")).unwrap_err()));
+
+        assert_eq!(failure.exit(), Exit::BadInput);
+        assert_eq!(
+            failure.text(),
+            "ambit: error: the configuration /nonexistent/guest.toml cannot be read: No such file or directory \
+             (os error 2)\n"
+        );
+    }
+
+    #[test]
+    fn a_machine_that_makes_no_sense_anywhere_is_a_bad_argument() {
+        let failure = Failure::from(PlanError::MemoryNotPages { memory: 1, page_size: 4096 });
+
+        assert_eq!(failure.exit(), Exit::BadInput);
+        assert_eq!(
+            failure.text(),
+            "ambit: error: 1 B of memory is not a multiple of the host's page size, 4 KiB\n  \
+             help: give the guest 4 KiB\n"
+        );
+    }
+}
