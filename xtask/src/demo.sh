@@ -29,44 +29,53 @@ coproc console {
 exec {keys}>&"${console[1]}" {screen}<&"${console[0]}"
 monitor=$console_PID
 
-# Shows the console up to a line that has $1 in it.
-until_line() {
-    local line
-    while IFS= read -r -t 120 -u "$screen" line; do
-        printf '%s\n' "$line"
-        [[ $line == *"$1"* ]] && return
-    done
-    say "the guest did not say '$1'; ambit said:"
+fail() {
+    say "$1; ambit said:"
     cat errors
     kill "$monitor"
     exit 1
 }
 
+# Shows the console up to a line that begins with $1, and puts what follows there into $rest.
+until_line() {
+    local line
+    while IFS= read -r -t 120 -u "$screen" line; do
+        line=${line%$'\r'}
+        [[ $line == "$1"* ]] && rest=${line#"$1"} && return
+        printf '%s\n' "$line"
+    done
+    fail "the guest did not say '$1'"
+}
+
 until_line AMBIT-GUEST-READY
 ready=${EPOCHREALTIME/[.,]/}
+say "the guest's init is up"
 
-work=(
-    'uname -a'
-    'lsblk'
-    'dd if=/dev/urandom of=data bs=1M count=16 status=none && sha256sum data >sum && sync'
-    'echo 3 >/proc/sys/vm/drop_caches && sha256sum -c sum'
-    "ping -c 3 -i 0.2 $host"
-)
-count=0
-for command in "${work[@]}"; do
-    count=$((count + 1))
-    # Echoed as typed, so the mark is typed otherwise than it is printed.
-    printf "%s && echo DONE'-'%s || echo FAILED'-DONE-'%s\n" "$command" "$count" "$count" >&"$keys"
-    until_line "DONE-$count"
+# What is typed is neither echoed nor prompted for, so that the output stands alone.
+printf "stty -echo; PS1=; status() { echo STATUS'-'\$?; }; status\n" >&"$keys"
+until_line '# STATUS-' >/dev/null
+for command in \
+    'uname -a' \
+    'lsblk' \
+    'dd if=/dev/urandom of=data bs=1M count=16 status=none && sha256sum data >sum && sync' \
+    'echo 3 >/proc/sys/vm/drop_caches && sha256sum -c sum' \
+    "ping -c 3 -i 0.2 $host"; do
+    printf 'guest# %s\n' "$command"
+    printf '%s\nstatus\n' "$command" >&"$keys"
+    until_line STATUS-
+    [[ $rest == 0 ]] || fail "the command ended with $rest"
 done
+printf 'guest# poweroff -f\n'
 printf 'poweroff -f\n' >&"$keys"
-cat <&"$screen" | grep --text FAILED-
+cat <&"$screen"
 wait "$monitor"
 status=$?
 
-say 'time since the start of ambit, in ms'
-sed -n 's/^ambit: timing \([^ ]*\) \([0-9.]*\) ms$/  \1 \2/p' errors | column -t
-printf '  %s  %d.%d\n' init $(((ready - begun) / 1000)) $(((ready - begun) / 100 % 10))
+say 'time since ambit was started'
+sed -n 's/^ambit: timing \([^ ]*\) \([0-9.]*\) ms$/\1 \2/p' errors | while read -r phase time; do
+    printf '%20s %8.1f ms\n' "$phase" "$time"
+done
+printf '%20s %8d ms\n' init $(((ready - begun) / 1000))
 grep -v '^ambit: timing ' errors
 say "ambit ended with $status"
 exit "$status"
