@@ -38,7 +38,7 @@ impl Boot {
 
     pub fn kernel(image: &Path) -> Self {
         let boot = Self { arguments: vec!["run".into()], cmdline: Vec::new() };
-        boot.argument("--kernel", image).cmdline("console=ttyAMA0 panic=-1")
+        boot.argument("--kernel", image).cmdline("console=ttyAMA0 panic=-1 quiet")
     }
 
     pub fn argument(mut self, name: &str, value: impl Into<OsString>) -> Self {
