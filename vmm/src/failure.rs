@@ -9,12 +9,15 @@ use ambit_device_manager::{BootError, PlanError};
 
 use crate::config::ConfigError;
 use crate::kvm::KvmError;
+use crate::models::FilesError;
 
 /// Everything that can go wrong, from the arguments to the end of the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -54,7 +57,7 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(ConfigError::BitsBeyondHost { .. }) => Exit::HostLacks,
-            Self::Config(_) | Self::Boot(_) => Exit::BadInput,
+            Self::Config(_) | Self::Files(_) | Self::Boot(_) => Exit::BadInput,
             Self::Plan(error) => exit_of_plan(error),
             Self::Kvm(error) if error.is_lack() => Exit::HostLacks,
             Self::Kvm(_) | Self::Output(_) => Exit::Failed,
@@ -65,6 +68,7 @@ impl Failure {
     pub fn remedies(&self) -> Vec<String> {
         match self {
             Self::Config(error) => error.remedies(),
+            Self::Files(error) => error.remedies(),
             Self::Plan(error) => error.remedies(),
             Self::Boot(_) | Self::Kvm(_) | Self::Output(_) => Vec::new(),
         }

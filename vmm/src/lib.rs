@@ -16,10 +16,11 @@ mod vcpu;
 
 use std::process::ExitCode;
 
-use ambit_device_manager::Board;
+use ambit_device_manager::{Arch, Board};
 
 use cli::{Cli, Command};
 use failure::{Exit, Failure};
+use kvm::KvmError;
 use report::Probe;
 
 /// The whole program, for machines on any of `boards`; the first is the default.
@@ -35,6 +36,13 @@ pub fn run(boards: &[&dyn Board]) -> ExitCode {
 }
 
 fn start(args: &cli::RunArgs, boards: &[&dyn Board]) -> Result<Exit, Failure> {
-    let _settings = args.machine.settings(boards, None)?;
-    Ok(Exit::Done)
+    let settings = args.machine.settings(boards, None)?;
+    let _files = models::open(&settings)?;
+    let board = settings.board;
+    Err(KvmError::WrongArch {
+        host: Arch::host().name(),
+        board: board.name().into(),
+        wanted: board.arch().name(),
+    }
+    .into())
 }

@@ -1,9 +1,13 @@
 //! From the user's words to models of devices. The only place, besides snapshots, that opens files.
 
+mod files;
+
 use ambit_bus::{Description, Needs, Request, Trigger};
 use ambit_device_manager::MachineConfig;
 
 use crate::config::Settings;
+
+pub use files::{Files, FilesError, open};
 
 /// The machine to plan. No file is opened.
 pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {

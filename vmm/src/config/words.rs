@@ -60,12 +60,6 @@ impl FromStr for Bits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id(String);
 
-impl Id {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -89,12 +83,6 @@ impl FromStr for Id {
 /// without the `%` that would make the kernel invent one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapName(String);
-
-impl TapName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
 
 impl fmt::Display for TapName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
