@@ -1,1 +1,27 @@
-//! To be written.
+//! Virtio devices (virtio 1.2), behind virtio-mmio.
+//!
+//! `transport` is the one state machine, `mmio` a register map over it. A device type implements
+//! [`device::VirtioDevice`], and its backend `worker::Serve`, which serves rings on a thread of its own.
+//! The guest writes every register and every byte of every ring: what it can reach neither panics, nor
+//! allocates by its numbers, nor works without bound.
+
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+pub mod block;
+pub mod device;
+mod iov;
+pub mod mmio;
+pub mod net;
+mod queue;
+mod ring;
+pub mod rng;
+mod transport;
+mod worker;
