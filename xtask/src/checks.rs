@@ -23,7 +23,7 @@ pub fn lint() -> Result<()> {
     let strict = ["--", "--deny", "warnings"];
     shown("lints, this machine's architecture", cargo(all.iter().chain(&strict)))?;
     shown("lints, arm64", cargo(all.iter().chain(&["--target", ARM64]).chain(&strict)))?;
-    let mut deny = command(cargo_deny()?, ["--workspace", "--all-features", "check"]);
+    let mut deny = command(cargo_deny()?, ["--workspace", "--all-features", "--log-level", "error", "check"]);
     // Advisories come from a database elsewhere, which is not always to be had and changes without us.
     deny.args(["bans", "licenses", "sources"]).current_dir(places::checkout());
     shown("licences and sources of dependencies", deny)?;

@@ -15,7 +15,7 @@ use crate::recipe::Recipe;
 use crate::tools::{self, tool};
 
 /// Changed when the code here makes different images from the same recipe.
-const EDITION: &str = "2";
+const EDITION: &str = "3";
 
 pub const HELP: &str = "\
 cargo xtask images
@@ -187,6 +187,9 @@ impl Workshop {
         if !sh.exists() {
             link("bash", &sh)?;
         }
+        // Unpacked by somebody who is not root, files are that person's, and must not run as them. Everybody in there is
+        // root already.
+        tool("chmod", [Path::new("-R"), Path::new("ug-s"), tree]).capture()?;
         self.install_modules(recipe, kernel, tree)?;
         if recipe.name == "host" {
             create(&tree.join("ambit"))?;
