@@ -141,7 +141,8 @@ pub struct MachineArgs {
     #[arg(long = "disk", value_name = "[path=]FILE[,id=ID][,readonly=on]")]
     pub disks: Vec<Disk>,
     /// Add a network card on a TAP interface. Its id is net0, net1, … unless given. The first part may
-    /// be the bare interface name; without a MAC address the guest makes one up
+    /// be the bare interface name. Without a MAC address it has one of its own, made from the name of the
+    /// interface and this host's machine-id
     #[arg(long = "net", value_name = "[tap=]NAME[,id=ID][,mac=MAC]")]
     pub nets: Vec<Net>,
     /// How many physical address bits the guest may use, 32 to 52; auto: as many as the host has

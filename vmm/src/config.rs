@@ -119,7 +119,7 @@ pub struct DiskSettings {
 pub struct NetSettings {
     pub id: String,
     pub tap: String,
-    /// `None`: the guest chooses one.
+    /// `None`: one is made from the interface and this host.
     pub mac: Option<[u8; 6]>,
 }
 

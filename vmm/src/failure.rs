@@ -9,7 +9,7 @@ use ambit_device_manager::{BootError, PlanError};
 
 use crate::config::ConfigError;
 use crate::kvm::KvmError;
-use crate::models::FilesError;
+use crate::models::{FilesError, ModelsError};
 
 /// Everything that can go wrong, from the arguments to the end of the guest.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,8 @@ pub enum Failure {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Files(#[from] FilesError),
+    #[error(transparent)]
+    Models(#[from] ModelsError),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -59,6 +61,7 @@ impl Failure {
             Self::Config(ConfigError::BitsBeyondHost { .. }) => Exit::HostLacks,
             Self::Config(_) | Self::Files(_) | Self::Boot(_) => Exit::BadInput,
             Self::Plan(error) => exit_of_plan(error),
+            Self::Models(error) => error.exit(),
             Self::Kvm(error) if error.is_lack() => Exit::HostLacks,
             Self::Kvm(_) | Self::Output(_) => Exit::Failed,
         }
@@ -70,7 +73,7 @@ impl Failure {
             Self::Config(error) => error.remedies(),
             Self::Files(error) => error.remedies(),
             Self::Plan(error) => error.remedies(),
-            Self::Boot(_) | Self::Kvm(_) | Self::Output(_) => Vec::new(),
+            Self::Models(_) | Self::Boot(_) | Self::Kvm(_) | Self::Output(_) => Vec::new(),
         }
     }
 

@@ -2,19 +2,29 @@
 
 mod files;
 
-use ambit_bus::{Description, Needs, Request, Trigger};
-use ambit_device_manager::MachineConfig;
+use std::fs::{self, File};
+use std::io;
+use std::sync::Arc;
 
-use crate::config::Settings;
+use ambit_bus::Model;
+use ambit_device_manager::{Board, MachineConfig};
+use ambit_platform::pl011::{Input, Pl011Model, Sink};
+use ambit_platform::pl031::Pl031Model;
+use ambit_virtio::mmio::{MmioModel, request};
+use ambit_virtio::net::{Mac, Net, Tap, TapError};
+use ambit_virtio::{block, net, rng};
+
+use crate::config::{NetSettings, Settings};
+use crate::failure::Exit;
 
 pub use files::{Files, FilesError, open};
 
 /// The machine to plan. No file is opened.
 pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
     // What is always there comes first, so that disks and nets do not move it.
-    let rng = settings.rng.iter().map(|id| virtio(id, "virtio-rng"));
-    let disks = settings.disks.iter().map(|disk| virtio(&disk.id, "virtio-blk"));
-    let nets = settings.nets.iter().map(|net| virtio(&net.id, "virtio-net"));
+    let rng = settings.rng.iter().map(|id| request(id, rng::KIND));
+    let disks = settings.disks.iter().map(|disk| request(&disk.id, block::KIND));
+    let nets = settings.nets.iter().map(|net| request(&net.id, net::KIND));
     MachineConfig {
         cpus: settings.cpus,
         memory: settings.memory,
@@ -22,11 +32,136 @@ pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
     }
 }
 
-fn virtio(id: &str, kind: &str) -> Request {
-    Request {
-        id: id.into(),
-        kind: kind.into(),
-        needs: Needs { registers: 0x200, irq: Some(Trigger::Edge) },
-        description: Description::default(),
+/// A model for every device of a machine, fixtures included.
+pub struct Models {
+    pub all: Vec<Arc<dyn Model>>,
+    /// What the user types into; `None` on a board without a console.
+    pub console: Option<Input>,
+}
+
+/// Why there is no model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelsError {
+    #[error("board '{board}' has a '{kind}' called '{id}', and this program has no such device")]
+    Fixture { board: String, id: String, kind: String },
+    #[error("{what}: {source}")]
+    Host { what: String, source: io::Error },
+    #[error("net '{id}': {source}")]
+    Tap { id: String, source: TapError },
+}
+
+impl ModelsError {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Fixture { .. } | Self::Tap { source: TapError::Name(_) | TapError::NotATap { .. }, .. } => {
+                Exit::BadInput
+            }
+            Self::Host { .. } | Self::Tap { .. } => Exit::HostLacks,
+        }
+    }
+}
+
+/// Makes the models of `settings`, with `disks` as [`open`] gave them. What the guest says on its console
+/// goes to `output`. Interfaces are created here if need be, so this comes after everything that can be
+/// refused without.
+///
+/// # Errors
+/// [`ModelsError`] for the first one that cannot be made.
+pub fn make(settings: &Settings<'_>, disks: Vec<File>, output: Sink) -> Result<Models, ModelsError> {
+    let (mut all, console) = fixtures(settings.board, output)?;
+    if let Some(id) = &settings.rng {
+        let source =
+            File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
+        all.push(Arc::new(MmioModel::new(id, rng::KIND, rng::Rng::new(id, source))));
+    }
+    for (disk, file) in settings.disks.iter().zip(disks) {
+        let block = block::Block::new(&disk.id, file, disk.readonly)
+            .map_err(|source| lacks(&format!("disk '{}' has no end", disk.id), source))?;
+        all.push(Arc::new(MmioModel::new(&disk.id, block::KIND, block)));
+    }
+    for net in &settings.nets {
+        let tap = Tap::open(&net.tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
+        let card = Net::new(&net.id, tap, mac(net));
+        all.push(Arc::new(MmioModel::new(&net.id, net::KIND, card)));
+    }
+    Ok(Models { all, console })
+}
+
+fn fixtures(board: &dyn Board, output: Sink) -> Result<(Vec<Arc<dyn Model>>, Option<Input>), ModelsError> {
+    let mut all: Vec<Arc<dyn Model>> = Vec::new();
+    let (mut output, mut console) = (Some(output), None);
+    for fixture in board.fixtures() {
+        let id = fixture.request.id;
+        match fixture.request.kind.as_str() {
+            "pl011" => {
+                // The first is the console; nobody listens to another.
+                let sink = output.take().unwrap_or_else(|| Box::new(|_| {}));
+                let (model, input) = Pl011Model::new(&id, sink)
+                    .map_err(|source| lacks("the console cannot be made", source))?;
+                all.push(Arc::new(model));
+                console.get_or_insert(input);
+            }
+            "pl031" => all.push(Arc::new(Pl031Model::new(&id))),
+            kind => return Err(ModelsError::Fixture { board: board.name().into(), id, kind: kind.into() }),
+        }
+    }
+    Ok((all, console))
+}
+
+fn lacks(what: &str, source: io::Error) -> ModelsError {
+    ModelsError::Host { what: what.into(), source }
+}
+
+/// The user's, or one that stays the same on this host and differs between hosts and interfaces.
+fn mac(net: &NetSettings) -> Mac {
+    let host = || fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    net.mac.map_or_else(|| Mac::for_id(&format!("{}{}", host(), net.tap)), Mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, settle};
+    use crate::toy::PC;
+
+    const NATIVE: ambit_aarch64::Native = ambit_aarch64::Native;
+
+    fn net(tap: &str) -> NetSettings {
+        NetSettings { id: "net0".into(), tap: tap.into(), mac: None }
+    }
+
+    #[test]
+    fn every_model_asks_for_what_was_planned_for_it() {
+        let disk = "path=anywhere,id=root".parse().unwrap();
+        let settings = settle(Config { disks: vec![disk], ..Config::default() }, &[&NATIVE], None).unwrap();
+
+        let models = make(&settings, vec![tempfile::tempfile().unwrap()], Box::new(|_| {})).unwrap();
+
+        let fixtures = NATIVE.fixtures().into_iter().map(|fixture| fixture.request);
+        let planned: Vec<_> = fixtures.chain(machine_config(&settings).devices).collect();
+        let asked: Vec<_> = models.all.iter().map(|model| model.request()).collect();
+        assert_eq!(asked, planned);
+        assert!(models.console.is_some());
+    }
+
+    #[test]
+    fn a_fixture_that_this_program_does_not_have_is_named() {
+        let settings = settle(Config::default(), &[&PC], None).unwrap();
+
+        let error = make(&settings, Vec::new(), Box::new(|_| {})).err().unwrap();
+
+        assert_eq!(
+            error.to_string(),
+            "board 'pc' has a 'uart16550' called 'uart0', and this program has no such device"
+        );
+    }
+
+    #[test]
+    fn a_card_without_an_address_gets_one_by_its_interface() {
+        assert_eq!(mac(&net("tap0")), mac(&net("tap0")));
+        assert_ne!(mac(&net("tap0")), mac(&net("tap1")));
+
+        let own = NetSettings { mac: Some([2, 0, 0, 0, 0, 1]), ..net("tap0") };
+        assert_eq!(mac(&own), Mac([2, 0, 0, 0, 0, 1]));
     }
 }

@@ -108,9 +108,9 @@ board native (aarch64), 2 vCPUs, 3 GiB of memory, 36 address bits allowed, 32 as
 BASE        LAST           SIZE  KIND                  NAME          INTID
 0x01000000  0x01000fff    4 KiB  pl011                 uart0            32
 0x01010000  0x01010fff    4 KiB  pl031                 rtc0             33
-0x02000000  0x020001ff    512 B  virtio-rng            rng0             48
-0x02000200  0x020003ff    512 B  virtio-blk            root             49
-0x02000400  0x020005ff    512 B  virtio-net            net0             50
+0x02000000  0x02000fff    4 KiB  virtio-rng            rng0             48
+0x02001000  0x02001fff    4 KiB  virtio-blk            root             49
+0x02002000  0x02002fff    4 KiB  virtio-net            net0             50
 0x08000000  0x080fffff    1 MiB  reserved              reserved.msi      -
 0x09000000  0x0900ffff   64 KiB  interrupt-controller  gic.dist          -
 0x09020000  0x0903ffff  128 KiB  interrupt-controller  gic.its           -
