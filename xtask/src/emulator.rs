@@ -103,7 +103,8 @@ pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
         .map_err(|error| {
             let log = fs::read_to_string(&boot_log).unwrap_or_default();
             let log = last_lines(log.trim_end(), 40);
-            Failure::new(format!("emulated host, {cpu}: {error}; its kernel's last lines:\n{log}"))
+            let log = if log.is_empty() { "nothing".to_owned() } else { format!("\n{log}") };
+            Failure::new(format!("emulated host, {cpu}: {error}; its kernel's console said: {log}"))
         })
 }
 

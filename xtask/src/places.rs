@@ -46,7 +46,9 @@ pub struct RunDirectory(PathBuf);
 
 impl RunDirectory {
     pub fn new(purpose: &str) -> Result<Self> {
-        let path = cache().join(format!("runs/{purpose}-{}", std::process::id()));
+        let runs = cache().join("runs");
+        forget_the_dead(&runs);
+        let path = runs.join(format!("{purpose}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).about("create the directory", &path)?;
         Ok(Self(path))
@@ -54,6 +56,17 @@ impl RunDirectory {
 
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+}
+
+/// Removes what runs left that were killed.
+fn forget_the_dead(runs: &Path) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let alive = name.rsplit('-').next().is_some_and(|id| Path::new("/proc").join(id).exists());
+        if !alive {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
