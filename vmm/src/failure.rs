@@ -9,6 +9,7 @@ use ambit_device_manager::{BootError, PlanError};
 
 use crate::config::ConfigError;
 use crate::kvm::KvmError;
+use crate::machine::MachineError;
 use crate::models::{FilesError, ModelsError};
 
 /// Everything that can go wrong, from the arguments to the end of the guest.
@@ -26,6 +27,16 @@ pub enum Failure {
     Boot(#[from] BootError),
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("signals cannot be heard: {0}")]
+    Signals(#[source] io::Error),
+    #[error("the terminal cannot be used: {0}")]
+    Terminal(#[source] io::Error),
+    #[error("the events of the machine cannot be waited for: {0}")]
+    Events(#[source] event_manager::Error),
+    #[error("there is no entropy for the guest: /dev/urandom: {0}")]
+    Entropy(#[source] io::Error),
     #[error("the output cannot be written: {0}")]
     Output(#[source] io::Error),
 }
@@ -63,7 +74,14 @@ impl Failure {
             Self::Plan(error) => exit_of_plan(error),
             Self::Models(error) => error.exit(),
             Self::Kvm(error) if error.is_lack() => Exit::HostLacks,
-            Self::Kvm(_) | Self::Output(_) => Exit::Failed,
+            Self::Machine(error) if error.is_lack() => Exit::HostLacks,
+            Self::Entropy(_) => Exit::HostLacks,
+            Self::Kvm(_)
+            | Self::Machine(_)
+            | Self::Signals(_)
+            | Self::Terminal(_)
+            | Self::Events(_)
+            | Self::Output(_) => Exit::Failed,
         }
     }
 
@@ -73,7 +91,7 @@ impl Failure {
             Self::Config(error) => error.remedies(),
             Self::Files(error) => error.remedies(),
             Self::Plan(error) => error.remedies(),
-            Self::Models(_) | Self::Boot(_) | Self::Kvm(_) | Self::Output(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 

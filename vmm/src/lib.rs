@@ -2,11 +2,14 @@
 
 mod cli;
 mod config;
+mod events;
 mod failure;
 mod kvm;
+mod machine;
 mod models;
 mod output;
 mod report;
+mod run;
 mod signals;
 mod terminal;
 mod timings;
@@ -15,34 +18,30 @@ mod toy;
 mod vcpu;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
-use ambit_device_manager::{Arch, Board};
+use ambit_device_manager::Board;
 
 use cli::{Cli, Command};
-use failure::{Exit, Failure};
-use kvm::KvmError;
+use failure::Failure;
 use report::Probe;
+use timings::Timings;
 
 /// The whole program, for machines on any of `boards`; the first is the default.
 pub fn run(boards: &[&dyn Board]) -> ExitCode {
+    let began = Instant::now();
     let cli = Cli::from_arguments();
     cli.start_logging();
     let done = match &cli.command {
-        Command::Run(args) => start(args, boards),
-        Command::Plan(args) => cli::plan(args, boards, || kvm::host_facts().ok()).map(|()| Exit::Done),
-        Command::Probe(args) => cli::probe(args, &Probe::new(kvm::probe(), boards)),
+        Command::Run(args) => start(args, boards, began),
+        Command::Plan(args) => cli::plan(args, boards, || kvm::host_facts().ok()).map(|()| ExitCode::SUCCESS),
+        Command::Probe(args) => cli::probe(args, &Probe::new(kvm::probe(), boards)).map(Into::into),
     };
-    done.map_or_else(|failure| failure.report(), Into::into)
+    done.unwrap_or_else(|failure| failure.report())
 }
 
-fn start(args: &cli::RunArgs, boards: &[&dyn Board]) -> Result<Exit, Failure> {
+fn start(args: &cli::RunArgs, boards: &[&dyn Board], began: Instant) -> Result<ExitCode, Failure> {
     let settings = args.machine.settings(boards, None)?;
-    let _files = models::open(&settings)?;
-    let board = settings.board;
-    Err(KvmError::WrongArch {
-        host: Arch::host().name(),
-        board: board.name().into(),
-        wanted: board.arch().name(),
-    }
-    .into())
+    let ended = run::run(&settings, &Timings::new(began, args.timings))?;
+    Ok(ExitCode::from(u8::from(ended)))
 }

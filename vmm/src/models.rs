@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use ambit_bus::Model;
-use ambit_device_manager::{Board, MachineConfig};
+use ambit_device_manager::{Board, HostFacts, MachineConfig, Plan};
 use ambit_platform::pl011::{Input, Pl011Model, Sink};
 use ambit_platform::pl031::Pl031Model;
 use ambit_virtio::mmio::{MmioModel, request};
@@ -15,7 +15,7 @@ use ambit_virtio::net::{Mac, Net, Tap, TapError};
 use ambit_virtio::{block, net, rng};
 
 use crate::config::{NetSettings, Settings};
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 
 pub use files::{Files, FilesError, open};
 
@@ -30,6 +30,18 @@ pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
         memory: settings.memory,
         devices: rng.chain(disks).chain(nets).collect(),
     }
+}
+
+/// The plan of what `settings` want on `host`, or if none is known, on one like most.
+///
+/// # Errors
+/// [`Failure::Plan`], and [`Failure::Config`] for more address bits than the host has.
+pub fn plan(settings: &Settings<'_>, host: Option<&HostFacts>) -> Result<Plan, Failure> {
+    let facts = match host {
+        Some(host) => settings.facts(host.clone())?,
+        None => settings.facts_on_paper(None).0,
+    };
+    Ok(ambit_device_manager::plan(settings.board, &machine_config(settings), &facts)?)
 }
 
 /// A model for every device of a machine, fixtures included.

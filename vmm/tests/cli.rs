@@ -24,7 +24,7 @@ struct Desk(TempDir);
 impl Desk {
     fn new() -> Self {
         let desk = Self(tempfile::tempdir().unwrap());
-        desk.put("Image", b"not an arm64 kernel");
+        desk.put("Image", &kernel(1 << 20));
         desk.put("a.img", &[0; 1024]);
         desk.put("b.img", &[0; 512]);
         desk.put("odd.img", &[0; 1000]);
@@ -59,6 +59,14 @@ impl Desk {
         assert_eq!((said.exit, said.out.as_str()), (exit, ""), "ambit {line}: {}", said.err);
         said.err.replace(&format!("{}", self.path().display()), "DESK")
     }
+}
+
+/// The shortest file that is an arm64 `Image`, which wants `memory` bytes of RAM.
+fn kernel(memory: u64) -> Vec<u8> {
+    let mut image = vec![0; 64];
+    image[16..24].copy_from_slice(&memory.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    image
 }
 
 fn said(command: &mut Command) -> Said {
@@ -341,6 +349,30 @@ fn files_that_cannot_be_used_are_refused_before_kvm_is_looked_for() {
 
     for (line, wanted) in cases {
         assert_eq!(desk.refusal(2, line), format!("ambit: error: {wanted}"), "{line}");
+    }
+}
+
+#[test]
+fn what_cannot_be_in_ram_is_refused_before_kvm_is_looked_for() {
+    let desk = Desk::new();
+    desk.put("bzImage", &[0x5a; 4096]);
+    desk.put("large", &kernel(1 << 30));
+    desk.put("short", &kernel(1 << 20)[..60]);
+    desk.put("initrd", &[0; 3 << 20]);
+    let cases = [
+        ("--kernel bzImage", "the kernel is not one this board can start: it has no arm64 Image header"),
+        ("--kernel short", "the kernel is not one this board can start: it has 60 bytes"),
+        ("--kernel large", "the kernel takes 1 GiB, and of 512 MiB of memory 512 MiB are left for it"),
+        ("--kernel Image --initrd initrd --memory 4M", "the initrd takes 3 MiB, and of 4 MiB of memory"),
+        (
+            "--kernel Image --initrd initrd --memory 2M",
+            "the initrd initrd takes 3 MiB, and the guest has 2 MiB",
+        ),
+    ];
+
+    for (options, wanted) in cases {
+        let said = desk.refusal(2, &format!("run {options}"));
+        assert!(said.starts_with(&format!("ambit: error: {wanted}")), "{options}: {said}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ambit_device_manager::Payload;
 use ambit_resources::human_size;
 
 use crate::config::{ConfigError, DiskSettings, Settings};
@@ -16,6 +17,13 @@ pub struct Files {
     pub initrd: Option<Vec<u8>>,
     /// One for each disk of the settings, in their order. Each is locked for as long as it is open.
     pub disks: Vec<File>,
+}
+
+impl Files {
+    /// What the guest is started from; `seed` is for its kernel's random numbers.
+    pub fn payload<'a>(&'a self, cmdline: &'a str, seed: Option<[u8; 64]>) -> Payload<'a> {
+        Payload { kernel: &self.kernel, initrd: self.initrd.as_deref(), cmdline, seed }
+    }
 }
 
 /// Why a file cannot be what the user wants it to be. `subject` names it and its part.

@@ -1,0 +1,150 @@
+//! `ambit run`: from the user's words to a guest, and to its end.
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use ambit_device_manager::{Arch, BootImage, Plan};
+
+use crate::config::Settings;
+use crate::events::{self, Ending, Endings, Keyboard};
+use crate::failure::{Exit, Failure};
+use crate::kvm::{self, KvmError};
+use crate::machine::{Machine, MachineError};
+use crate::models::Files;
+use crate::output::Output;
+use crate::terminal::{self, RawTerminal};
+use crate::timings::{Phase, Timings};
+use crate::vcpu::Stop;
+use crate::{models, signals};
+
+/// How long the end waits for somebody to read what the guest printed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a device that hangs in the host may hold up the end.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// How the program ended, where nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Done,
+    /// The guest said that it crashed.
+    Crashed,
+    Signal(i32),
+}
+
+impl From<Ended> for u8 {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Done => Exit::Done as Self,
+            Ended::Crashed => Exit::Failed as Self,
+            // As a shell says it of a program that a signal ended.
+            Ended::Signal(signal) => Self::try_from(signal).unwrap_or(0).saturating_add(128),
+        }
+    }
+}
+
+/// Nothing is created before everything that can be checked is: the configuration, the files, the plan
+/// and the kernel, in this order.
+///
+/// # Errors
+/// [`Failure`] for the first thing that is wrong.
+pub fn run(settings: &Settings<'_>, timings: &Timings) -> Result<Ended, Failure> {
+    let signals = signals::listen().map_err(Failure::Signals)?;
+    let mut files = models::open(settings)?;
+    let disks = std::mem::take(&mut files.disks);
+    let (plan, image) = on_paper(settings, &files, timings)?;
+    let output = Output::start(io::stdout()).map_err(MachineError::Thread)?;
+    let guest_prints = output.clone();
+    let sink = Box::new(move |bytes: &[u8]| guest_prints.put(bytes));
+    let models = models::make(settings, disks, sink)?;
+    let machine = Machine::build(&plan, &image, &models.all, timings)?;
+    drop(image);
+    // It is in guest memory now.
+    drop(files);
+    let endings = Endings::new().map_err(Failure::Signals)?;
+    let raw = RawTerminal::enter().map_err(Failure::Terminal)?;
+    let keyboard = models.console.map(|input| Keyboard::new(input, endings.clone(), raw.is_some()));
+    let running = machine.start(&endings, timings)?;
+    let ending = events::serve(keyboard, signals, &endings).map_err(Failure::Events)?;
+    let ended = ended(ending);
+    leave_in_time(&ended);
+    drop(running);
+    let lost = output.flush(PATIENCE);
+    drop(raw);
+    if lost > 0 {
+        tracing::warn!("{lost} bytes that the guest printed were lost, as nobody read them");
+    }
+    ended
+}
+
+/// Decides the machine and what is in its RAM. On a host that cannot run it, all that can be checked is
+/// checked all the same, and then the host is refused.
+fn on_paper<'a>(
+    settings: &'a Settings<'_>,
+    files: &'a Files,
+    timings: &Timings,
+) -> Result<(Plan, BootImage<'a>), Failure> {
+    let board = settings.board;
+    let host = if board.arch() == Arch::host() { kvm::host_facts() } else { Err(wrong_host(settings)) };
+    let plan = match (models::plan(settings, host.as_ref().ok()), host) {
+        // What does not fit a host that nobody knows may fit the one that is missing.
+        (Err(Failure::Plan(error)), Err(lack)) if !error.is_nonsense() => return Err(lack.into()),
+        (Ok(plan), Err(lack)) => {
+            board.boot_image(&plan, &files.payload(&settings.cmdline, None))?;
+            return Err(lack.into());
+        }
+        (plan, _) => plan?,
+    };
+    timings.reached(Phase::Plan);
+    let image = board.boot_image(&plan, &files.payload(&settings.cmdline, Some(seed()?)))?;
+    Ok((plan, image))
+}
+
+fn wrong_host(settings: &Settings<'_>) -> KvmError {
+    KvmError::WrongArch {
+        host: Arch::host().name(),
+        board: settings.board.name().into(),
+        wanted: settings.board.arch().name(),
+    }
+}
+
+/// Entropy for the guest's first moments.
+fn seed() -> Result<[u8; 64], Failure> {
+    let mut seed = [0; 64];
+    File::open("/dev/urandom")
+        .and_then(|mut random| io::Read::read_exact(&mut random, &mut seed))
+        .map_err(Failure::Entropy)?;
+    Ok(seed)
+}
+
+fn ended(ending: Ending) -> Result<Ended, Failure> {
+    match ending {
+        Ending::Machine(Stop::PowerOff) | Ending::Quit => Ok(Ended::Done),
+        Ending::Machine(Stop::Reset) => {
+            tracing::info!("the guest asked for a reset, which ends the machine");
+            Ok(Ended::Done)
+        }
+        Ending::Machine(Stop::Crash) => Ok(Ended::Crashed),
+        Ending::Machine(Stop::Failed(error)) => Err(error.into()),
+        // A vCPU goes on after one; its thread never reports it.
+        Ending::Machine(Stop::Undecoded) => Ok(Ended::Done),
+        Ending::Signal(signal) => Ok(Ended::Signal(signal)),
+    }
+}
+
+/// A disk on a dead network file system can hold its thread in the kernel for ever. The program ends
+/// all the same, with the terminal restored.
+fn leave_in_time(ended: &Result<Ended, Failure>) {
+    let code = match ended {
+        Ok(ended) => u8::from(*ended),
+        Err(failure) => failure.exit() as u8,
+    };
+    let guard = move || {
+        std::thread::sleep(GRACE + PATIENCE);
+        terminal::restore();
+        std::process::exit(i32::from(code));
+    };
+    // Without the thread there is only no limit.
+    let _unlimited = std::thread::Builder::new().name("leave".into()).spawn(guard);
+}
