@@ -30,9 +30,8 @@ pub fn executables(subcommand: &[&str], profile: &str, what: &str) -> Result<Vec
     cargo
         .args(["--target", ARM64, "--profile", profile])
         .args(["--message-format", "json-render-diagnostics"])
-        .current_dir(places::checkout())
-        .stderr(std::process::Stdio::inherit());
-    let messages = cargo.capture()?;
+        .current_dir(places::checkout());
+    let messages = cargo.answer()?;
     Ok(messages.lines().filter_map(executable).map(PathBuf::from).collect())
 }
 

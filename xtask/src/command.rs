@@ -19,6 +19,8 @@ pub trait Run {
     fn show(&mut self) -> Result<()>;
     /// Runs to the end and gives back its standard output; standard error is shown only on failure.
     fn capture(&mut self) -> Result<String>;
+    /// As `capture`, with standard error on our own as it comes.
+    fn answer(&mut self) -> Result<String>;
 }
 
 impl Run for Command {
@@ -27,7 +29,7 @@ impl Run for Command {
         if status.success() {
             return Ok(());
         }
-        Err(Failure::new(format!("{}: {status}", line(self))))
+        Err(failed(self, status))
     }
 
     fn capture(&mut self) -> Result<String> {
@@ -38,8 +40,20 @@ impl Run for Command {
         }
         let mut said = text.trim_end().to_owned();
         said.push_str(String::from_utf8_lossy(&output.stderr).trim_end());
-        Err(Failure::new(format!("{}: {}\n{}", line(self), output.status, last_lines(&said, 30))))
+        Err(Failure::new(format!("{}\n{}", failed(self, output.status), last_lines(&said, 30))))
     }
+
+    fn answer(&mut self) -> Result<String> {
+        let output = self.stderr(Stdio::inherit()).output().map_err(|e| not_started(self, &e))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(failed(self, output.status))
+    }
+}
+
+fn failed(command: &Command, status: std::process::ExitStatus) -> Failure {
+    Failure::new(format!("{}: {status}", line(command)))
 }
 
 pub fn last_lines(text: &str, count: usize) -> String {
