@@ -7,7 +7,7 @@ use ambit_device_manager::{Arch, Board, HostFacts, MachineConfig, Severity};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{self, Bits, Config, ConfigError, Disk, FileError, Net, Settings, Size, Switch};
+use crate::config::{self, Bits, Config, ConfigError, Count, Disk, FileError, Net, Settings, Size, Switch};
 use crate::failure::{Exit, Failure};
 use crate::models;
 use crate::report::{self, Format, Probe};
@@ -135,7 +135,7 @@ pub struct MachineArgs {
     pub memory: Option<Size>,
     /// How many vCPUs the guest has [default: 1]
     #[arg(long, value_name = "N")]
-    pub cpus: Option<u32>,
+    pub cpus: Option<Count>,
     /// Add a disk: a raw image or a block device. Its id is disk0, disk1, … unless given. The first part
     /// may be the bare file name; a comma in a name is written twice
     #[arg(long = "disk", value_name = "[path=]FILE[,id=ID][,readonly=on]")]

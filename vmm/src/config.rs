@@ -11,17 +11,17 @@ use ambit_resources::PaBits;
 use serde::{Deserialize, Deserializer};
 
 pub use text::{FileError, read};
-pub use words::{Bits, Id, Mac, Size, Switch, TapName};
+pub use words::{Bits, Count, Id, Mac, Size, Switch, TapName};
 
 /// As said: nothing is filled in. The keys of a file are these fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table of keys")]
 pub struct Config {
     pub kernel: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
     pub cmdline: Option<String>,
     pub memory: Option<Size>,
-    pub cpus: Option<u32>,
+    pub cpus: Option<Count>,
     pub disks: Vec<Disk>,
     pub nets: Vec<Net>,
     pub pa_bits: Option<Bits>,
@@ -31,7 +31,7 @@ pub struct Config {
 
 /// `path=F[,id=I][,readonly=on]`, or a table with these keys.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with at least a path")]
 pub struct Disk {
     pub path: PathBuf,
     #[serde(default, deserialize_with = "present")]
@@ -42,7 +42,7 @@ pub struct Disk {
 
 /// `tap=T[,id=I][,mac=M]`, or a table with these keys.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with at least a tap")]
 pub struct Net {
     pub tap: TapName,
     #[serde(default, deserialize_with = "present")]
@@ -195,7 +195,7 @@ pub fn settle<'b>(
         initrd: config.initrd,
         cmdline: config.cmdline.unwrap_or_else(|| default_cmdline(board)),
         memory: config.memory.map_or(MEMORY, |memory| memory.0),
-        cpus: config.cpus.unwrap_or(1),
+        cpus: config.cpus.map_or(1, |cpus| cpus.0),
         bits: config.pa_bits.unwrap_or_default(),
         rng,
         disks: disks.collect(),

@@ -80,7 +80,7 @@ impl ModelsError {
 /// # Errors
 /// [`ModelsError`] for the first one that cannot be made.
 pub fn make(settings: &Settings<'_>, disks: Vec<File>, output: Sink) -> Result<Models, ModelsError> {
-    let (mut all, console) = fixtures(settings.board, output)?;
+    let Models { mut all, console } = fixtures(settings.board, output)?;
     if let Some(id) = &settings.rng {
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
@@ -99,7 +99,7 @@ pub fn make(settings: &Settings<'_>, disks: Vec<File>, output: Sink) -> Result<M
     Ok(Models { all, console })
 }
 
-fn fixtures(board: &dyn Board, output: Sink) -> Result<(Vec<Arc<dyn Model>>, Option<Input>), ModelsError> {
+fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
     let mut all: Vec<Arc<dyn Model>> = Vec::new();
     let (mut output, mut console) = (Some(output), None);
     for fixture in board.fixtures() {
@@ -117,7 +117,7 @@ fn fixtures(board: &dyn Board, output: Sink) -> Result<(Vec<Arc<dyn Model>>, Opt
             kind => return Err(ModelsError::Fixture { board: board.name().into(), id, kind: kind.into() }),
         }
     }
-    Ok((all, console))
+    Ok(Models { all, console })
 }
 
 fn lacks(what: &str, source: io::Error) -> ModelsError {

@@ -258,8 +258,8 @@ fn a_bad_option_is_told_with_what_is_wrong_in_it() {
         ("--memory 12X", "'12X' is not a size; write a whole number of bytes"),
         ("--memory -1", "unexpected argument '-1' found"),
         ("--memory 99999999999999999999", "is more than 2^64 - 1 bytes"),
-        ("--cpus two", "invalid value 'two' for '--cpus <N>'"),
-        ("--cpus 4294967296", "4294967296 is not in 0..=4294967295"),
+        ("--cpus two", "invalid value 'two' for '--cpus <N>': 'two' is not a count"),
+        ("--cpus 4294967296", "'4294967296' is not a count; write a whole number, at most 4294967295"),
         ("--pa-bits 31", "31 physical address bits are not possible; use 32 to 52"),
         ("--pa-bits 53", "53 physical address bits are not possible; use 32 to 52"),
         ("--pa-bits many", "'many' is not a number of address bits; write a number from 32 to 52, or auto"),
@@ -363,7 +363,10 @@ fn what_cannot_be_in_ram_is_refused_before_kvm_is_looked_for() {
         ("--kernel bzImage", "the kernel is not one this board can start: it has no arm64 Image header"),
         ("--kernel short", "the kernel is not one this board can start: it has 60 bytes"),
         ("--kernel large", "the kernel takes 1 GiB, and of 512 MiB of memory 512 MiB are left for it"),
-        ("--kernel Image --initrd initrd --memory 4M", "the initrd takes 3 MiB, and of 4 MiB of memory"),
+        (
+            "--kernel Image --initrd initrd --memory 3M",
+            "the initrd takes 3 MiB, and of 3 MiB of memory 2 MiB are left",
+        ),
         (
             "--kernel Image --initrd initrd --memory 2M",
             "the initrd initrd takes 3 MiB, and the guest has 2 MiB",

@@ -54,6 +54,10 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, FileError> {
 type Wrong = (usize, usize, String);
 
 fn parse_json(text: &str) -> Result<Config, Wrong> {
+    // serde would take a list for the fields in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err((1, 1, "this is not a JSON object; is it TOML? then call it *.toml".into()));
+    }
     serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let said = error.to_string();

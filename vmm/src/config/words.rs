@@ -30,6 +30,21 @@ impl fmt::Display for Size {
     }
 }
 
+/// How many there are of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub u32);
+
+impl FromStr for Count {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let count = text.parse().ok().filter(|_| digits);
+        let wanted = format!("write a whole number, at most {}", u32::MAX);
+        count.map(Self).ok_or_else(|| WordError(format!("'{}' is not a count; {wanted}", short(text))))
+    }
+}
+
 /// How many physical address bits may be used: what the host has, or a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bits {
@@ -200,7 +215,7 @@ macro_rules! read_as_words {
     )* };
 }
 
-read_as_words!(Size, Bits, Id, TapName, Mac, Switch);
+read_as_words!(Size, Count, Bits, Id, TapName, Mac, Switch);
 
 #[cfg(test)]
 mod tests {
@@ -226,6 +241,17 @@ mod tests {
             refusal::<Bits>("-1"),
             "'-1' is not a number of address bits; write a number from 32 to 52, or auto"
         );
+    }
+
+    #[test]
+    fn a_count_is_a_whole_number() {
+        assert_eq!("512".parse(), Ok(Count(512)));
+        for text in ["", "-1", "+1", "1.0", "two", "4294967296"] {
+            assert_eq!(
+                refusal::<Count>(text),
+                format!("'{text}' is not a count; write a whole number, at most 4294967295")
+            );
+        }
     }
 
     #[test]

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::config::{Disk, Net};
 
@@ -118,7 +120,14 @@ fn a_value_of_the_wrong_kind_is_told_with_its_place() {
         toml("memory = 1.5"),
         "guest.toml:1:10: invalid type: floating point '1.5', expected one word or a whole number"
     );
-    assert_eq!(toml("cpus = -1"), "guest.toml:1:8: invalid value: integer '-1', expected u32");
+    assert_eq!(
+        toml("cpus = -1"),
+        "guest.toml:1:8: '-1' is not a count; write a whole number, at most 4294967295"
+    );
+    assert_eq!(
+        toml("disks = ['a.img']"),
+        "guest.toml:1:10: invalid type: string \"a.img\", expected a table with at least a path"
+    );
     assert_eq!(
         json(r#"{"disks": [{"path": "a", "id": "a b"}]}"#),
         "guest.json:1:36: 'a b' cannot be the id of a device; use 1 to 64 letters, digits, '_', '.' or '-'"
@@ -133,6 +142,7 @@ fn a_value_of_the_wrong_kind_is_told_with_its_place() {
 fn a_file_that_is_neither_says_what_its_parser_missed() {
     assert_eq!(toml("cpus 2"), "guest.toml:1:6: key with no value, expected '='");
     assert_eq!(json("{\"cpus\": 2"), "guest.json:1:10: EOF while parsing an object");
+    assert_eq!(json("[]"), "guest.json:1:1: this is not a JSON object; is it TOML? then call it *.toml");
     assert_eq!(json("{} {}"), "guest.json:1:4: trailing characters");
 }
 
@@ -165,18 +175,35 @@ fn a_file_without_end_is_not_read_to_its_end() {
 
 #[test]
 fn a_file_that_is_no_text_is_refused() {
-    let file = tempfile();
+    let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, b"cpus = \xff").unwrap();
 
-    let said = read(&file).unwrap_err().to_string();
+    let said = read(file.path()).unwrap_err().to_string();
 
-    std::fs::remove_file(&file).unwrap();
     assert_eq!(
         said,
-        format!("the configuration {} is not text in UTF-8; it is probably another file", file.display())
+        format!(
+            "the configuration {} is not text in UTF-8; it is probably another file",
+            file.path().display()
+        )
     );
 }
 
-fn tempfile() -> PathBuf {
-    std::env::temp_dir().join(format!("ambit-config-{}", std::process::id()))
+proptest! {
+    #[test]
+    fn no_text_makes_reading_it_panic(text in ".{0,200}") {
+        let _refused = parse(&text, Path::new("guest"));
+        let _refused = text.parse::<Disk>();
+        let _refused = text.parse::<Net>();
+        for key in ["memory", "cpus", "pa_bits", "rng"] {
+            let _refused = parse(&format!("{key} = '''{text}'''"), Path::new("guest.toml"));
+        }
+    }
+
+    #[test]
+    fn any_name_can_be_a_disk_if_its_commas_are_doubled(name in "[^\u{0}]{1,40}") {
+        let disk: Disk = format!("path={},readonly=on", name.replace(',', ",,")).parse().unwrap();
+
+        prop_assert_eq!(disk.path, PathBuf::from(name));
+    }
 }
