@@ -133,7 +133,7 @@ fn script(selection: &[String]) -> String {
     // A selection that selects nothing would pass.
     format!(
         "tests=$AMBIT_PAYLOAD/guests\n\
-         if ! $tests --list {selection} | grep -q ': test$'; then\n\
+         if [[ $($tests --list {selection}) != *': test'* ]]; then\n\
              echo \"there is no guest test for: {selection}\"; exit 1\n\
          fi\n\
          $tests --test-threads=1 {selection} && exit\n\
