@@ -72,10 +72,11 @@ wait "$monitor"
 status=$?
 
 say 'time since ambit was started'
-sed -n 's/^ambit: timing \([^ ]*\) \([0-9.]*\) ms$/\1 \2/p' errors | while read -r phase time; do
+tr -d '\r' <errors >said
+sed -n 's/^ambit: timing \([^ ]*\) \([0-9.]*\) ms$/\1 \2/p' said | while read -r phase time; do
     printf '%20s %8.1f ms\n' "$phase" "$time"
 done
 printf '%20s %8d ms\n' init $(((ready - begun) / 1000))
-grep -v '^ambit: timing ' errors
+grep -v '^ambit: timing ' said
 say "ambit ended with $status"
 exit "$status"
