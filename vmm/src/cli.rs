@@ -254,7 +254,12 @@ pub fn plan(
         (Ok(plan), Format::Table) => report::plan_table(plan, board, &notes, report::columns()),
         (Ok(plan), Format::Json) => report::plan_json(plan, board, &notes),
         (Err(error), Format::Json) => report::refusal_json(board, settings.cpus, &facts, error, &notes),
-        (Err(_), Format::Table) => String::new(),
+        (Err(error), Format::Table) => {
+            if !error.is_nonsense() {
+                report::note(&notes);
+            }
+            String::new()
+        }
     };
     report::print(&text)?;
     Ok(planned.map(drop)?)

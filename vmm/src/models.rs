@@ -176,4 +176,15 @@ mod tests {
         let own = NetSettings { mac: Some([2, 0, 0, 0, 0, 1]), ..net("tap0") };
         assert_eq!(mac(&own), Mac([2, 0, 0, 0, 0, 1]));
     }
+
+    #[test]
+    fn a_tap_that_the_host_does_not_give_is_the_hosts_lack_and_a_wrong_name_is_not() {
+        let exit = |source| ModelsError::Tap { id: "net0".into(), source }.exit();
+        let refused = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let name = || "tap0".to_owned();
+
+        assert_eq!(exit(TapError::Forbidden(refused())), Exit::HostLacks);
+        assert_eq!(exit(TapError::Busy { name: name(), source: refused() }), Exit::HostLacks);
+        assert_eq!(exit(TapError::NotATap { name: name(), source: refused() }), Exit::BadInput);
+    }
 }

@@ -66,6 +66,13 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Says on standard error what has to be known of an error that follows.
+pub fn note(diagnostics: &[Diagnostic]) {
+    let text = table::diagnostics(diagnostics.iter(), None);
+    // If nobody can be told, the exit code still says it.
+    let _untold = io::stderr().write_all(text.trim_start().as_bytes());
+}
+
 /// How many columns standard output has. `None` if it is not a terminal: then nothing is wrapped.
 pub fn columns() -> Option<usize> {
     let out = io::stdout();

@@ -36,7 +36,8 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
         return Err(FileError::TooLarge { path: path.into() });
     }
     let text = String::from_utf8(bytes).map_err(|_| FileError::NotText { path: path.into() })?;
-    parse(&text, path)
+    // Some editors begin a file with a byte order mark.
+    parse(text.strip_prefix('\u{feff}').unwrap_or(&text), path)
 }
 
 /// TOML or JSON: by the extension of `path`, and where that says neither, by the first character.

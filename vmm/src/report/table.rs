@@ -88,7 +88,8 @@ fn interrupts(plan: &Plan, board: &dyn Board) -> String {
     grid.text()
 }
 
-fn diagnostics<'d>(all: impl Iterator<Item = &'d Diagnostic>, columns: Option<usize>) -> String {
+/// Each after an empty line.
+pub fn diagnostics<'d>(all: impl Iterator<Item = &'d Diagnostic>, columns: Option<usize>) -> String {
     let mut text = String::new();
     for diagnostic in all {
         let severity = match diagnostic.severity {

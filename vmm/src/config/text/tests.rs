@@ -174,6 +174,16 @@ fn a_file_without_end_is_not_read_to_its_end() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+
+    for text in ["\u{feff}cpus = 2", "\u{feff}{\"cpus\": 2}"] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(read(file.path()).unwrap(), parse("cpus = 2", Path::new("guest.toml")).unwrap());
+    }
+}
+
+#[test]
 fn a_file_that_is_no_text_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, b"cpus = \xff").unwrap();
