@@ -35,7 +35,7 @@ pub enum Failure {
     Terminal(#[source] io::Error),
     #[error("the events of the machine cannot be waited for: {0}")]
     Events(#[source] event_manager::Error),
-    #[error("there is no entropy for the guest: /dev/urandom: {0}")]
+    #[error("there is no entropy for the guest: {0}")]
     Entropy(#[source] io::Error),
     #[error("the output cannot be written: {0}")]
     Output(#[source] io::Error),

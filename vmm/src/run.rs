@@ -1,10 +1,10 @@
 //! `ambit run`: from the user's words to a guest, and to its end.
 
-use std::fs::File;
 use std::io;
 use std::time::Duration;
 
 use ambit_device_manager::{Arch, BootImage, Plan};
+use rustix::rand::GetRandomFlags;
 
 use crate::config::Settings;
 use crate::events::{self, Ending, Endings, Keyboard};
@@ -112,9 +112,9 @@ fn wrong_host(settings: &Settings<'_>) -> KvmError {
 /// Entropy for the guest's first moments.
 fn seed() -> Result<[u8; 64], Failure> {
     let mut seed = [0; 64];
-    File::open("/dev/urandom")
-        .and_then(|mut random| io::Read::read_exact(&mut random, &mut seed))
-        .map_err(Failure::Entropy)?;
+    // The kernel gives up to 256 bytes whole.
+    rustix::rand::getrandom(&mut seed, GetRandomFlags::empty())
+        .map_err(|error| Failure::Entropy(error.into()))?;
     Ok(seed)
 }
 

@@ -230,7 +230,11 @@ fn check_counts(config: &MachineConfig, facts: &HostFacts, map: &MemoryMap) -> R
     if config.cpus == 0 {
         return Err(PlanError::NoCpus);
     }
-    let limits = [(facts.max_cpus, "this host's KVM"), (map.max_cpus, "this board")];
+    let host = match facts.width.source {
+        WidthSource::Assumed => "the KVM of a host like most",
+        WidthSource::Host | WidthSource::User => "this host's KVM",
+    };
+    let limits = [(facts.max_cpus, host), (map.max_cpus, "this board")];
     let lowest = limits.into_iter().min_by_key(|(limit, _)| *limit);
     if let Some((limit, bound)) = lowest.filter(|(limit, _)| config.cpus > *limit) {
         return Err(PlanError::TooManyCpus { wanted: config.cpus, limit, bound: bound.into() });

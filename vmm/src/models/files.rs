@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ambit_device_manager::Payload;
@@ -47,6 +47,8 @@ pub enum FilesError {
     OddLength { subject: String, path: PathBuf, length: u64 },
     #[error("{first} and {second} are the same file, and {} may write it", if *.both { "both" } else { "one of them" })]
     SameFile { first: String, second: String, both: bool },
+    #[error("{subject} is mounted, or otherwise held by this host")]
+    Held { subject: String },
     #[error("{subject} is in use by another program, probably another monitor")]
     InUse { subject: String, readonly: bool },
 }
@@ -77,6 +79,9 @@ impl FilesError {
             Self::OddLength { path, length, .. } => odd_length(path, *length),
             Self::SameFile { .. } => {
                 vec!["give each its own copy".into(), "add readonly=on to both".into()]
+            }
+            Self::Held { .. } => {
+                vec!["unmount it".into(), "add readonly=on, if the guest need not write it".into()]
             }
             Self::InUse { readonly: true, .. } => vec!["stop that one; lslocks names it".into()],
             Self::InUse { readonly: false, .. } => vec![
@@ -213,14 +218,15 @@ fn open_disk(disk: &DiskSettings) -> Result<(File, Identity), FilesError> {
     if !usable(kind) {
         return Err(wrong(kind));
     }
-    let mut file =
-        OpenOptions::new().read(true).write(!disk.readonly).open(&disk.path).map_err(|source| {
-            // If it can be read, writing is what failed.
-            match File::open(&disk.path) {
-                Ok(_) => FilesError::Unwritable { subject: subject(), source },
-                Err(source) => unreadable(source),
-            }
-        })?;
+    // For a block device O_EXCL means: not while it is mounted or otherwise held (open(2)).
+    let alone = if kind.is_block_device() && !disk.readonly { libc::O_EXCL } else { 0 };
+    let opened = OpenOptions::new().read(true).write(!disk.readonly).custom_flags(alone).open(&disk.path);
+    let mut file = opened.map_err(|source| match File::open(&disk.path) {
+        Ok(_) if source.kind() == ErrorKind::ResourceBusy => FilesError::Held { subject: subject() },
+        // If it can be read, writing is what failed.
+        Ok(_) => FilesError::Unwritable { subject: subject(), source },
+        Err(source) => unreadable(source),
+    })?;
     let status = file.metadata().map_err(unreadable)?;
     if !usable(status.file_type()) {
         return Err(wrong(status.file_type()));
