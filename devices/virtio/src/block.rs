@@ -16,7 +16,7 @@ use crate::device::{Start, StartError, VirtioDevice};
 use crate::iov::Iov;
 use crate::mmio::read_bytes;
 use crate::ring::{Broken, Buffer, Chain, Ring, cut, read_front, total, write_front};
-use crate::worker::{BUDGET, Serve, Service};
+use crate::worker::{Serve, Service};
 
 /// What a plan calls this kind of device.
 pub const KIND: &str = "virtio-blk";
@@ -103,7 +103,7 @@ impl Serve for Disk {
     }
 
     fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
-        ring.serve(memory, BUDGET, |chain| self.request(chain, memory))
+        ring.serve(memory, |chain| self.request(chain, memory))
     }
 }
 

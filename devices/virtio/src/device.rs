@@ -16,6 +16,11 @@ pub trait VirtioDevice: Send {
     /// What it offers of its own and ring features. The transport adds `VIRTIO_F_VERSION_1`.
     fn features(&self) -> u64;
 
+    /// Whether what the driver chose from [`VirtioDevice::features`] makes sense: some bits require others.
+    fn accepts(&self, _features: u64) -> bool {
+        true
+    }
+
     /// The most entries of each of its queues; powers of two.
     fn queue_sizes(&self) -> &[u16];
 

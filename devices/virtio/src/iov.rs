@@ -39,9 +39,13 @@ impl<'a> Iov<'a> {
         Some(Self { parts, _memory: PhantomData })
     }
 
-    /// Adds a byte of ours behind the guest's buffers, to learn whether a packet was longer than they.
-    pub fn spill(&mut self, byte: &'a mut [u8; 1]) {
-        self.parts.push(libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 });
+    /// Adds bytes of ours behind the guest's buffers, for what of a packet is longer than they. How many
+    /// bytes come before ours: all that the buffers have, unless they are more than the kernel takes.
+    pub fn spill(&mut self, bytes: &'a mut [u8]) -> usize {
+        self.parts.truncate(MAX.saturating_sub(1));
+        let before = self.len();
+        self.parts.push(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() });
+        before
     }
 
     /// In bytes.

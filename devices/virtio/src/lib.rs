@@ -25,3 +25,6 @@ mod ring;
 pub mod rng;
 mod transport;
 mod worker;
+
+#[cfg(test)]
+mod driver;

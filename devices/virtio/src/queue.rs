@@ -33,11 +33,17 @@ pub enum QueueError {
     NotRam { part: &'static str, range: AddressRange },
 }
 
-/// The three areas of a split queue: name, alignment, and bytes for `n` entries (virtio 1.2, 2.7).
-const PARTS: [(&str, u64, fn(u64) -> u64); 3] = [
-    ("descriptor table", 16, |n| 16 * n),
-    ("available ring", 2, |n| 6 + 2 * n),
-    ("used ring", 4, |n| 6 + 8 * n),
+/// One area of a split queue (virtio 1.2, 2.7).
+struct Part {
+    name: &'static str,
+    align: u64,
+    bytes: fn(entries: u64) -> u64,
+}
+
+const PARTS: [Part; 3] = [
+    Part { name: "descriptor table", align: 16, bytes: |n| 16 * n },
+    Part { name: "available ring", align: 2, bytes: |n| 6 + 2 * n },
+    Part { name: "used ring", align: 4, bytes: |n| 6 + 8 * n },
 ];
 
 impl QueueSetup {
@@ -56,8 +62,8 @@ impl QueueSetup {
         if !size.is_power_of_two() || size > self.max {
             return Err(bad_size());
         }
-        for ((part, align, bytes), at) in PARTS.into_iter().zip([self.desc, self.avail, self.used]) {
-            check_part(part, at, align, bytes(u64::from(size)), memory, bits)?;
+        for (part, at) in PARTS.into_iter().zip([self.desc, self.avail, self.used]) {
+            part.check(at, size, memory, bits)?;
         }
         let mut queue = Queue::new(self.max).map_err(|_| bad_size())?;
         queue.set_size(size);
@@ -69,26 +75,23 @@ impl QueueSetup {
     }
 }
 
-fn check_part(
-    part: &'static str,
-    at: u64,
-    align: u64,
-    bytes: u64,
-    memory: &GuestMemory,
-    bits: PaBits,
-) -> Result<(), QueueError> {
-    if !at.is_multiple_of(align) {
-        return Err(QueueError::Align { part, at, align });
+impl Part {
+    fn check(&self, at: u64, size: u16, memory: &GuestMemory, bits: PaBits) -> Result<(), QueueError> {
+        let part = self.name;
+        if !at.is_multiple_of(self.align) {
+            return Err(QueueError::Align { part, at, align: self.align });
+        }
+        let range = AddressRange::new(at, (self.bytes)(u64::from(size)));
+        let range = range.ok_or(QueueError::Wraps { part, at })?;
+        if range.last() >= bits.ceiling() {
+            return Err(QueueError::Beyond { part, range, bits });
+        }
+        let in_one = memory
+            .iter()
+            .filter_map(|region| AddressRange::new(region.start_addr().raw_value(), region.len()))
+            .any(|ram| ram.contains(range));
+        if in_one { Ok(()) } else { Err(QueueError::NotRam { part, range }) }
     }
-    let range = AddressRange::new(at, bytes).ok_or(QueueError::Wraps { part, at })?;
-    if range.last() >= bits.ceiling() {
-        return Err(QueueError::Beyond { part, range, bits });
-    }
-    let in_one = memory
-        .iter()
-        .filter_map(|region| AddressRange::new(region.start_addr().raw_value(), region.len()))
-        .any(|ram| ram.contains(range));
-    if in_one { Ok(()) } else { Err(QueueError::NotRam { part, range }) }
 }
 
 fn low(address: u64) -> u32 {

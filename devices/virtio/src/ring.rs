@@ -5,6 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use ambit_memory::GuestMemory;
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
@@ -16,6 +17,10 @@ pub struct Ring {
     /// Which of the device's queues it is.
     pub index: u16,
     pub queue: Queue,
+    /// The driver may put a chain into a table of its own (`VIRTIO_F_INDIRECT_DESC`).
+    pub indirect: bool,
+    /// Where the used index was when the guest was last told of it.
+    pub told: u16,
     /// Signalled by the guest when there is work.
     pub kick: EventFd,
     /// Tells the guest that work is done.
@@ -48,15 +53,22 @@ pub struct Chain {
 /// A chain that breaks the rules of virtio 1.2, 2.7.5. Its head goes back with nothing written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    #[error("it has a loop, or does not end where it says")]
+    #[error("it loops, or has more buffers than the queue may have entries")]
     Endless,
+    #[error("it points outside its table")]
+    Outside,
     #[error("a readable buffer comes after a writable one")]
     Order,
-    #[error("a buffer is not in RAM")]
+    #[error("a buffer or a table is not in RAM")]
     NotRam,
-    #[error("it has more than 2^32 bytes, or more buffers than the queue has entries")]
+    #[error("it has 2^32 bytes or more")]
     TooLong,
+    #[error("an indirect table is not allowed there, or its length is not one of a table")]
+    Indirect,
 }
+
+/// A head, and the chain it names.
+pub type Taken = (u16, Result<Chain, Malformed>);
 
 impl Ring {
     /// The next request, or `None` if the driver has made no more available. A chain that breaks the
@@ -64,15 +76,19 @@ impl Ring {
     ///
     /// # Errors
     /// [`Broken`] if the available ring itself makes no sense.
-    pub fn next(&mut self, memory: &GuestMemory) -> Result<Option<(u16, Result<Chain, Malformed>)>, Broken> {
+    pub fn next(&mut self, memory: &GuestMemory) -> Result<Option<Taken>, Broken> {
         let size = self.queue.size();
         let mut available = self.queue.iter(memory).map_err(|error| broken(self.index, &error))?;
-        let Some(descriptors) = available.next() else { return Ok(None) };
-        let head = descriptors.head_index();
+        let Some(head) = available.next().map(|chain| chain.head_index()) else { return Ok(None) };
         if head >= size {
             return Err(Broken { index: self.index, why: format!("head {head} of {size} descriptors") });
         }
-        Ok(Some((head, Chain::collect(head, descriptors, size, memory))))
+        Ok(Some((head, Chain::collect(head, self, memory))))
+    }
+
+    /// Makes the last `count` requests available again, which [`Ring::next`] gave and nobody finished.
+    pub fn put_back(&mut self, count: u16) {
+        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
     }
 
     /// Gives a request back: `written` bytes were written into its writable buffers.
@@ -83,30 +99,55 @@ impl Ring {
         self.queue.add_used(memory, head, written).map_err(|error| broken(self.index, &error))
     }
 
+    /// Gives several requests back at once: the guest sees all of them or none (virtio 1.2, 5.1.6.4.1).
+    ///
+    /// # Errors
+    /// [`Broken`] if the used ring cannot be written.
+    pub fn finish_all(&mut self, memory: &GuestMemory, used: &[(u16, u32)]) -> Result<(), Broken> {
+        let Some(((last, written), first)) = used.split_last() else { return Ok(()) };
+        for (head, written) in first {
+            let next = self.queue.next_used();
+            let slot = u64::from(next.checked_rem(self.queue.size()).unwrap_or(0));
+            let at = self.queue.used_ring().saturating_add(4).saturating_add(slot.saturating_mul(8));
+            // The head, then how much was written, 4 bytes each.
+            let element = u64::from(*head) | u64::from(*written) << 32;
+            memory
+                .write_obj(element.to_le(), GuestAddress(at))
+                .map_err(|error| broken(self.index, &error))?;
+            self.queue.set_next_used(next.wrapping_add(1));
+        }
+        // Publishes the index, past all of them.
+        self.finish(memory, *last, *written)
+    }
+
     /// Interrupts the guest if it wants to hear of what was finished since the last time.
     ///
     /// # Errors
     /// [`Broken`] if the available ring cannot be read.
     pub fn tell(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
+        // The used index must be visible before it is read what the driver wants.
+        fence(Ordering::SeqCst);
+        let (new, old) = (self.queue.next_used(), self.told);
+        self.told = new;
         let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(memory).map_err(|error| broken(self.index, &error))?
+            // Behind the ring (virtio 1.2, 2.7.6); wanted if it is among the entries just written.
+            let event =
+                self.avail(memory, u64::from(self.queue.size()).saturating_mul(2).saturating_add(4))?;
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
-            self.wants_interrupts(memory)?
+            u32::from(self.avail(memory, 0)?) & VRING_AVAIL_F_NO_INTERRUPT == 0
         };
-        if wanted {
+        if wanted && new != old {
             self.call.used();
         }
         Ok(())
     }
 
-    /// Without event indices the driver says by a flag whether it wants interrupts (virtio 1.2, 2.7.7).
-    fn wants_interrupts(&self, memory: &GuestMemory) -> Result<bool, Broken> {
-        // The used index must be visible before the flag is read.
-        fence(Ordering::SeqCst);
-        let flags: u16 = memory
-            .read_obj(GuestAddress(self.queue.avail_ring()))
-            .map_err(|error| broken(self.index, &error))?;
-        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    /// A field of the available ring, by its offset.
+    fn avail(&self, memory: &GuestMemory, at: u64) -> Result<u16, Broken> {
+        let at = GuestAddress(self.queue.avail_ring().saturating_add(at));
+        let field = memory.load::<u16>(at, Ordering::Relaxed).map_err(|error| broken(self.index, &error))?;
+        Ok(u16::from_le(field))
     }
 
     /// Asks for no kicks while the ring is being looked at anyway.
@@ -126,7 +167,7 @@ impl Ring {
         self.queue.enable_notification(memory).map_err(|error| broken(self.index, &error))
     }
 
-    /// Serves requests until there are none, or `budget` of them were. True if there may be more.
+    /// Serves requests until there are none, or a turn is over. True if there may be more.
     ///
     /// `serve` gives the number of bytes it wrote.
     ///
@@ -135,36 +176,58 @@ impl Ring {
     pub fn serve(
         &mut self,
         memory: &GuestMemory,
-        budget: usize,
         mut serve: impl FnMut(&Chain) -> u32,
     ) -> Result<bool, Broken> {
-        let mut left = budget;
-        loop {
-            self.quiet(memory)?;
-            let mut any = false;
-            while left > 0 {
-                let Some((head, chain)) = self.next(memory)? else { break };
-                left = left.saturating_sub(1);
-                any = true;
-                let written = match chain {
-                    Ok(chain) => serve(&chain),
-                    Err(malformed) => {
-                        tracing::debug!("queue {}: chain {head} refused: {malformed}", self.index);
-                        0
-                    }
-                };
-                self.finish(memory, head, written)?;
+        let mut turn = Turn::default();
+        self.quiet(memory)?;
+        let more = loop {
+            if turn.is_over() {
+                break true;
             }
-            if any {
-                self.tell(memory)?;
-            }
-            if left == 0 {
-                return Ok(true);
-            }
-            if !self.listen(memory)? {
-                return Ok(false);
-            }
-        }
+            let Some((head, chain)) = self.next(memory)? else {
+                if self.listen(memory)? {
+                    turn.took(0);
+                    self.quiet(memory)?;
+                    continue;
+                }
+                break false;
+            };
+            let written = match chain {
+                Ok(chain) => {
+                    turn.took(total(&chain.readable).saturating_add(total(&chain.writable)));
+                    serve(&chain)
+                }
+                Err(malformed) => {
+                    turn.took(0);
+                    tracing::debug!("queue {}: chain {head} refused: {malformed}", self.index);
+                    0
+                }
+            };
+            self.finish(memory, head, written)?;
+        };
+        self.tell(memory)?;
+        Ok(more)
+    }
+}
+
+/// How much was done for one ring before the others, and the wish to stop, are looked at.
+#[derive(Default)]
+pub struct Turn {
+    requests: u32,
+    bytes: u64,
+}
+
+impl Turn {
+    const REQUESTS: u32 = 64;
+    const BYTES: u64 = 16 << 20;
+
+    pub fn took(&mut self, bytes: u64) {
+        self.requests = self.requests.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.requests >= Self::REQUESTS || self.bytes >= Self::BYTES
     }
 }
 
@@ -173,40 +236,78 @@ fn broken(index: u16, why: &dyn std::fmt::Display) -> Broken {
 }
 
 impl Chain {
-    fn collect(
-        head: u16,
-        descriptors: impl Iterator<Item = virtio_queue::desc::split::Descriptor>,
-        size: u16,
-        memory: &GuestMemory,
-    ) -> Result<Self, Malformed> {
+    /// Reads each descriptor once. `virtio-queue` walks chains too, but passes over indirect tables that
+    /// were not negotiated or that have a successor, and ends a bad chain as if it were complete.
+    fn collect(head: u16, ring: &Ring, memory: &GuestMemory) -> Result<Self, Malformed> {
         let mut chain = Self { head, ..Self::default() };
-        let mut bytes = 0u64;
-        // The walk ends early, without a word, where a chain loops, points outside its table or passes
-        // 2^32 bytes; then the last descriptor still promises another one.
-        let mut ended = false;
-        for (count, descriptor) in (0u32..).zip(descriptors) {
-            if count >= u32::from(size) {
-                return Err(Malformed::TooLong);
-            }
-            ended = !descriptor.has_next();
-            let buffer = Buffer { address: descriptor.addr(), len: descriptor.len() };
-            bytes = bytes.saturating_add(u64::from(buffer.len));
-            let writable = descriptor.is_write_only();
-            if !writable && !chain.writable.is_empty() {
-                return Err(Malformed::Order);
-            }
-            if buffer.len == 0 {
+        let mut table = Table { at: ring.queue.desc_table(), entries: u32::from(ring.queue.size()) };
+        let (mut index, mut inside, mut writing, mut bytes) = (head, false, false, 0u64);
+        // An indirect table may have as many entries as the largest queue, whatever the driver chose; its
+        // own descriptor comes on top.
+        for _ in 0..=ring.queue.max_size() {
+            let descriptor = table.entry(index, memory)?;
+            if descriptor.refers_to_indirect_table() {
+                if inside || !ring.indirect || descriptor.has_next() {
+                    return Err(Malformed::Indirect);
+                }
+                table = Table::of(&descriptor, ring.queue.max_size())?;
+                (index, inside) = (0, true);
                 continue;
             }
-            if !buffer.is_ram(memory) {
-                return Err(Malformed::NotRam);
+            if writing && !descriptor.is_write_only() {
+                return Err(Malformed::Order);
             }
-            if writable { chain.writable.push(buffer) } else { chain.readable.push(buffer) }
+            writing = descriptor.is_write_only();
+            bytes = bytes.saturating_add(u64::from(descriptor.len()));
+            chain.push(&descriptor, memory)?;
+            if !descriptor.has_next() {
+                return if bytes > u64::from(u32::MAX) { Err(Malformed::TooLong) } else { Ok(chain) };
+            }
+            index = descriptor.next();
         }
-        if !ended {
-            return Err(Malformed::Endless);
+        Err(Malformed::Endless)
+    }
+
+    fn push(&mut self, descriptor: &Descriptor, memory: &GuestMemory) -> Result<(), Malformed> {
+        let buffer = Buffer { address: descriptor.addr(), len: descriptor.len() };
+        if buffer.len == 0 {
+            return Ok(());
         }
-        if bytes > u64::from(u32::MAX) { Err(Malformed::TooLong) } else { Ok(chain) }
+        if !buffer.is_ram(memory) {
+            return Err(Malformed::NotRam);
+        }
+        let side = if descriptor.is_write_only() { &mut self.writable } else { &mut self.readable };
+        side.push(buffer);
+        Ok(())
+    }
+}
+
+/// Where descriptors are: the queue's table, or an indirect one.
+struct Table {
+    at: u64,
+    entries: u32,
+}
+
+const DESCRIPTOR: u32 = 16;
+
+impl Table {
+    /// The table an indirect descriptor names, of one to `max` entries. It needs no alignment, and
+    /// whether it is for writing says nothing (virtio 1.2, 2.7.5.3.2).
+    fn of(descriptor: &Descriptor, max: u16) -> Result<Self, Malformed> {
+        let (len, entries) = (descriptor.len(), descriptor.len() / DESCRIPTOR);
+        if !len.is_multiple_of(DESCRIPTOR) || entries == 0 || entries > u32::from(max) {
+            return Err(Malformed::Indirect);
+        }
+        Ok(Self { at: descriptor.addr().raw_value(), entries })
+    }
+
+    fn entry(&self, index: u16, memory: &GuestMemory) -> Result<Descriptor, Malformed> {
+        if u32::from(index) >= self.entries {
+            return Err(Malformed::Outside);
+        }
+        let offset = u64::from(index).saturating_mul(u64::from(DESCRIPTOR));
+        let at = self.at.checked_add(offset).ok_or(Malformed::NotRam)?;
+        memory.read_obj(GuestAddress(at)).map_err(|_| Malformed::NotRam)
     }
 }
 

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use crate::device::{Start, StartError, VirtioDevice};
 use crate::iov::Iov;
 use crate::ring::{Broken, Chain, Ring, cut};
-use crate::worker::{BUDGET, Serve, Service};
+use crate::worker::{Serve, Service};
 
 /// What a plan calls this kind of device.
 pub const KIND: &str = "virtio-rng";
@@ -66,7 +66,7 @@ impl Serve for Source {
     }
 
     fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
-        ring.serve(memory, BUDGET, |chain| self.fill(chain, memory))
+        ring.serve(memory, |chain| self.fill(chain, memory))
     }
 }
 

@@ -118,7 +118,9 @@ impl Transport {
     }
 
     fn features_agree(&self) -> bool {
-        self.driver_features & !self.offered() == 0 && self.driver_features & 1 << VIRTIO_F_VERSION_1 != 0
+        self.driver_features & !self.offered() == 0
+            && self.driver_features & 1 << VIRTIO_F_VERSION_1 != 0
+            && self.device.accepts(self.driver_features)
     }
 
     /// `None` if there is no such queue.
@@ -183,6 +185,7 @@ impl Transport {
     /// check is what makes the queue, so a queue that was not checked cannot be had.
     fn activate(&mut self) {
         let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let indirect = self.driver_features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0;
         let mut rings = Vec::with_capacity(self.queues.len());
         for ((index, setup), kick) in (0u16..).zip(&self.queues).zip(&self.kicks) {
             if !setup.ready {
@@ -193,12 +196,18 @@ impl Transport {
                 return self.interrupt.ask_for_reset();
             };
             queue.set_event_idx(event_idx);
-            rings.push(Ring { index, queue, kick, call: Arc::clone(&self.interrupt) });
+            let call = Arc::clone(&self.interrupt);
+            rings.push(Ring { index, queue, indirect, told: 0, kick, call });
         }
         self.start(rings);
     }
 
+    /// A device that has asked for a reset gets it before anything else.
     fn start(&mut self, rings: Vec<Ring>) {
+        self.live = false;
+        if self.interrupt.needs_reset() {
+            return;
+        }
         let start = Start {
             rings,
             memory: self.memory.clone(),

@@ -12,9 +12,6 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::device::{Interrupt, Start, StartError};
 use crate::ring::{Broken, Ring};
 
-/// How many requests of one ring are served before the others, and the wish to stop, are looked at.
-pub const BUDGET: usize = 64;
-
 /// What is particular to one type of device.
 pub trait Serve: Send + 'static {
     /// Before the first ring is served.
@@ -23,7 +20,7 @@ pub trait Serve: Send + 'static {
     /// If the backend refuses `features`.
     fn begin(&mut self, features: u64) -> io::Result<()>;
 
-    /// Does what waits in `ring`, up to [`BUDGET`] requests. True if there may be more.
+    /// Does what waits in `ring`, for one [`Turn`](crate::ring::Turn). True if there may be more.
     ///
     /// # Errors
     /// [`Broken`] if the ring makes no sense.

@@ -92,8 +92,7 @@ impl Carrier for Tap {
             (offloads.csum, libc::TUN_F_CSUM),
             (offloads.tso4, libc::TUN_F_TSO4),
             (offloads.tso6, libc::TUN_F_TSO6),
-            // The kernel takes ECN only beside a TSO.
-            (offloads.ecn && (offloads.tso4 || offloads.tso6), libc::TUN_F_TSO_ECN),
+            (offloads.ecn, libc::TUN_F_TSO_ECN),
         ];
         let flags = bits.into_iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit);
         // SAFETY: the argument is a number, not an address.
