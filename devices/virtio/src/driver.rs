@@ -1,8 +1,8 @@
 //! A driver for tests: registers through `Device`, rings in RAM, as Linux's virtio-mmio does it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ambit_bus::bench::{BenchHost, PinLog, RAM_BASE};
@@ -11,8 +11,10 @@ use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::device::VirtioDevice;
-use crate::mmio::{MmioModel, WINDOW};
+use crate::device::{Start, StartError, VirtioDevice};
+use crate::mmio::{MmioModel, WINDOW, read_bytes};
+use crate::ring::{Broken, Ring, write_front};
+use crate::worker::{Serve, Service};
 
 pub const VERSION_1: u64 = 1 << 32;
 pub const INDIRECT: u64 = 1 << 28;
@@ -185,13 +187,18 @@ impl Machine {
 
 pub fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    loop {
+    for round in 0u64.. {
         if let Some(value) = is() {
             return value;
         }
         assert!(start.elapsed() < HANG, "hung: {what}");
-        std::thread::sleep(Duration::from_micros(100));
+        if round < 100 {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
+    unreachable!()
 }
 
 /// A device id, and so a thread's name, that no other test has.
@@ -218,6 +225,80 @@ fn ticks(name: &str) -> u64 {
     // After the name in brackets: user time is the 12th field, system time the 13th.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// A device that fills what it may write with [`ECHO`], after the gate lets it.
+pub struct Echo {
+    service: Service<EchoServer>,
+}
+
+pub const ECHO: u8 = 0x5a;
+const ECHO_QUEUES: [u16; 2] = [256, 4];
+
+struct EchoServer {
+    gate: Arc<Gate>,
+}
+
+/// Closed while it is locked.
+#[derive(Default)]
+pub struct Gate {
+    pub closed: Mutex<()>,
+    /// How many requests came to it.
+    pub reached: AtomicUsize,
+}
+
+impl Echo {
+    pub fn new(id: &str) -> Self {
+        Self::behind(id, Arc::default())
+    }
+
+    pub fn behind(id: &str, gate: Arc<Gate>) -> Self {
+        Self { service: Service::new(id, EchoServer { gate }) }
+    }
+}
+
+impl VirtioDevice for Echo {
+    fn device_type(&self) -> u32 {
+        42
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &ECHO_QUEUES
+    }
+
+    fn read_config(&self, at: u64, data: &mut [u8]) {
+        read_bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], at, data);
+    }
+
+    fn start(&mut self, start: Start) -> Result<(), StartError> {
+        self.service.start(start)
+    }
+
+    fn stop(&mut self) -> Vec<Ring> {
+        self.service.stop()
+    }
+}
+
+impl Serve for EchoServer {
+    fn begin(&mut self, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
+        ring.serve(memory, |chain| {
+            self.gate.reached.fetch_add(1, Ordering::SeqCst);
+            let _open = self.gate.closed.lock().unwrap();
+            chain
+                .writable
+                .iter()
+                .map(|buffer| write_front(memory, &[*buffer], &vec![ECHO; buffer.len as usize]))
+                .sum()
+        })
+    }
 }
 
 /// The driver's side of a queue.
@@ -293,6 +374,17 @@ impl Vq {
 
     pub fn wait(&mut self) -> (u32, u32) {
         until("a used element", || self.poll())
+    }
+
+    /// Whether the device asked for a kick for what was made available since `before`.
+    pub fn wants_kick(&self, event_idx: bool, before: u16) -> bool {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if !event_idx {
+            return self.used_flags() & 1 == 0;
+        }
+        let at = self.used + 4 + 8 * u64::from(self.size);
+        let event: u16 = self.memory.load(GuestAddress(at), Ordering::SeqCst).unwrap();
+        self.slot.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < self.slot.wrapping_sub(before)
     }
 
     /// The driver's half of the suppression fields.

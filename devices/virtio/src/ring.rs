@@ -382,3 +382,7 @@ pub fn write_front(memory: &GuestMemory, buffers: &[Buffer], bytes: &[u8]) -> u3
     }
     written
 }
+
+#[cfg(test)]
+#[path = "ring/tests.rs"]
+mod tests;
