@@ -217,10 +217,13 @@ pub fn idles(name: &str) {
 }
 
 fn ticks(name: &str) -> u64 {
-    let mut threads = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let is =
+    let named =
         |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
-    let task = threads.find(is).expect("the device runs");
+    // A thread gets its name when it first runs.
+    let task = until("a thread", || {
+        let mut tasks = std::fs::read_dir("/proc/self/task").ok()?.filter_map(|task| Some(task.ok()?.path()));
+        tasks.find(named)
+    });
     let stat = std::fs::read_to_string(task.join("stat")).unwrap();
     // After the name in brackets: user time is the 12th field, system time the 13th.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
