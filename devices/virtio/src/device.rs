@@ -30,7 +30,7 @@ pub trait VirtioDevice: Send {
     /// Begins to serve the rings. It owns them until [`VirtioDevice::stop`].
     ///
     /// # Errors
-    /// [`StartError`] if the host refuses what it takes; the rings come back with the next `stop`.
+    /// [`StartError`] if the host refuses what it takes. The rings are gone, and only a reset helps.
     fn start(&mut self, start: Start) -> Result<(), StartError>;
 
     /// Ends all work and gives the rings back. No request is in flight, and no byte of guest memory is

@@ -28,3 +28,5 @@ mod worker;
 
 #[cfg(test)]
 mod driver;
+#[cfg(test)]
+mod hostile;

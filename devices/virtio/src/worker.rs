@@ -53,8 +53,8 @@ struct Running {
 impl<S: Serve> Service<S> {
     /// `id` names the thread.
     pub fn new(id: &str, backend: S) -> Self {
-        // What the kernel shows of a name is 15 bytes.
-        let name = id.chars().take(15).collect();
+        // What the kernel shows of a name is 15 bytes, and none of them is a zero.
+        let name = id.chars().filter(|c| *c != '\0').take(15).collect();
         Self { name, backend: Arc::new(Mutex::new(backend)), running: None }
     }
 

@@ -172,18 +172,15 @@ fn indirect_tables_that_break_a_rule_are_refused() {
         bench.queue.describe(bench.queue.desc, 6, (at, 4, WRITE), 0);
         bench.refuses(5, what);
     }
-    for (what, flags, next) in [
-        ("nested", TABLE, 0),
-        ("a loop in it", WRITE | NEXT, 0),
-        ("leaves it", WRITE | NEXT, 1),
-        ("far", NEXT, 0xffff),
+    let other = bench.machine.alloc(64, 16);
+    bench.queue.describe(other, 0, (at, 4, WRITE), 0);
+    for (what, entry, next) in [
+        ("nested", (other, 16, TABLE), 0),
+        ("a loop in it", (at, 4, WRITE | NEXT), 0),
+        ("leaves it", (at, 4, WRITE | NEXT), 1),
+        ("leaves it by far", (at, 4, NEXT), 0xffff),
     ] {
-        bench.queue.describe(
-            table,
-            0,
-            (if flags == TABLE { table } else { at }, 16.min(4 + 12 * u32::from(flags == TABLE)), flags),
-            next,
-        );
+        bench.queue.describe(table, 0, entry, next);
         bench.queue.describe(bench.queue.desc, 5, (table, 16, TABLE), 0);
         bench.refuses(5, what);
     }
