@@ -4,4 +4,5 @@
 //! runs on all of them, one in `on_40_bits` or `on_44_bits` on that one, and any other on the one with 48.
 
 mod boot;
+mod disks;
 mod on_every_host;
