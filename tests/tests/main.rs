@@ -5,4 +5,5 @@
 
 mod boot;
 mod disks;
+mod memory;
 mod on_every_host;
