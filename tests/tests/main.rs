@@ -6,4 +6,5 @@
 mod boot;
 mod disks;
 mod memory;
+mod network;
 mod on_every_host;
