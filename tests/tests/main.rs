@@ -8,3 +8,4 @@ mod disks;
 mod memory;
 mod network;
 mod on_every_host;
+mod plan;
