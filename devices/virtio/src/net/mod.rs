@@ -155,7 +155,14 @@ impl VirtioDevice for Net {
 impl Serve for Card {
     fn begin(&mut self, features: u64) -> io::Result<()> {
         self.receiver.begin(features);
-        self.carrier.set_offloads(Offloads::of(features))
+        match self.carrier.set_offloads(Offloads::of(features)) {
+            // The interface was deleted: the card stays, with nothing at its other end.
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
+                self.receiver.lose(&error);
+                Ok(())
+            }
+            told => told,
+        }
     }
 
     fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {

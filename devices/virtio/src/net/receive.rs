@@ -121,7 +121,7 @@ impl Receiver {
             }
             let frame = match self.held.take() {
                 Some(held) => self.complete(held, memory),
-                None => self.read(ring, memory, carrier),
+                None => self.read(memory, carrier),
             };
             match frame {
                 Frame::Whole(len) => {
@@ -172,7 +172,7 @@ impl Receiver {
     }
 
     /// Reads a frame to the guest's buffers, and what is beyond them to ours.
-    fn read(&mut self, ring: &Ring, memory: &GuestMemory, carrier: &dyn Carrier) -> Frame {
+    fn read(&mut self, memory: &GuestMemory, carrier: &dyn Carrier) -> Frame {
         let buffers = self.buffers();
         let Some(mut iov) = Iov::new(memory, &buffers) else { return Frame::None };
         let placed = iov.spill(&mut self.spill) as u64;
@@ -193,8 +193,7 @@ impl Receiver {
             return Frame::Whole(len);
         }
         // A frame goes into one buffer unless they are mergeable (virtio 1.2, 5.1.6.3.2).
-        let may_wait = self.mergeable && self.posted.len() < usize::from(ring.queue.size());
-        if len > self.room && !may_wait {
+        if !self.mergeable {
             tracing::debug!("a frame of {len} bytes is longer than the guest's buffers and dropped");
             return Frame::Dropped;
         }

@@ -1,5 +1,5 @@
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const TSO: u64 = GUEST_CSUM | 1 << VIRTIO_NET_F_GUEST_TSO4;
 
 /// One end of a pair of sockets, and what it was told of offloads.
 struct Wire {
-    socket: UnixDatagram,
+    socket: OwnedFd,
     told: Arc<Mutex<Vec<Offloads>>>,
 }
 
@@ -41,8 +41,12 @@ fn bench(features: u64, size: u16) -> Bench {
     let (near, far) = UnixDatagram::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    on(near.into(), far, features, size)
+}
+
+fn on(socket: OwnedFd, far: UnixDatagram, features: u64, size: u16) -> Bench {
     let told = Arc::default();
-    let wire = Wire { socket: near, told: Arc::clone(&told) };
+    let wire = Wire { socket, told: Arc::clone(&told) };
     let id = crate::driver::unique("net");
     let mut machine = Machine::new(Net::new(&id, wire, Mac([2, 0, 0, 0, 0, 1])));
     assert!(machine.negotiate(VERSION_1 | features));
@@ -322,6 +326,8 @@ fn features_without_what_they_require_are_refused_and_every_other_choice_is_take
 fn buffers_are_still_the_guests_after_the_other_queue_stops() {
     let mut bench = bench(0, 16);
     let at = bench.post(1530);
+    // The device takes the buffer, and holds it until there is a frame.
+    std::thread::sleep(Duration::from_millis(20));
     bench.machine.write(0x30, 1);
     bench.machine.write(0x44, 0);
     bench.far.send(&frame(100)).unwrap();
@@ -332,13 +338,45 @@ fn buffers_are_still_the_guests_after_the_other_queue_stops() {
 
 #[test]
 fn a_carrier_that_hangs_up_is_left_alone_and_sending_still_returns_heads() {
-    let mut bench = bench(0, 16);
+    let (near, gone) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let mut bench = on(near.into(), UnixDatagram::unbound().unwrap(), 0, 16);
     bench.post(1530);
-    let (other, _) = UnixDatagram::pair().unwrap();
-    drop(std::mem::replace(&mut bench.far, other));
+    drop(gone);
 
     assert_eq!(bench.send(&frame(100)), 0);
+    std::thread::sleep(Duration::from_millis(20));
     bench.idles();
+    assert_eq!(bench.send(&frame(100)), 0);
+}
+
+/// What a tap says after its interface was deleted, at every call.
+struct Deleted(UnixDatagram);
+
+impl Carrier for Deleted {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn set_offloads(&self, _: Offloads) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EBADFD))
+    }
+}
+
+#[test]
+fn a_card_whose_tap_was_deleted_starts_and_hears_nothing() {
+    let (near, far) = UnixDatagram::pair().unwrap();
+    let mut machine = Machine::new(Net::new("deleted", Deleted(near), Mac([2; 6])));
+    assert!(machine.negotiate(VERSION_1));
+    let mut rx = machine.queue(0, 16);
+    machine.go();
+    let at = machine.alloc(2000, 1);
+    rx.offer(&[(at, 2000, WRITE)]);
+    machine.kick(&rx);
+    far.send(&frame(100)).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+
+    assert_eq!((machine.status(), rx.poll()), (15, None));
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use ambit_bus::bench::{BenchHost, RAM_BASE};
@@ -5,22 +6,24 @@ use ambit_resources::{AddressRange, PaBits};
 
 use super::*;
 use crate::driver::{
-    ECHO, EVENT_IDX, Echo, INDIRECT, Machine, NEXT, TABLE, VERSION_1, Vq, WRITE, idles, unique, until,
+    ECHO, EVENT_IDX, Echo, Gate, INDIRECT, Machine, NEXT, TABLE, VERSION_1, Vq, WRITE, idles, unique, until,
 };
 
 const NEEDS_RESET: u32 = 64;
 
 struct Bench {
     id: String,
+    gate: Arc<Gate>,
     machine: Machine,
     queue: Vq,
 }
 
 fn bench(features: u64, size: u16) -> Bench {
     let id = unique("echo");
-    let mut machine = Machine::new(Echo::new(&id));
+    let gate = Arc::new(Gate::default());
+    let mut machine = Machine::new(Echo::behind(&id, Arc::clone(&gate)));
     let queue = begin(&mut machine, features, size);
-    Bench { id, machine, queue }
+    Bench { id, gate, machine, queue }
 }
 
 fn begin(machine: &mut Machine, features: u64, size: u16) -> Vq {
@@ -37,11 +40,14 @@ impl Bench {
         assert_eq!(self.machine.bytes(at, 8), [0, 0, 0, 0, ECHO, ECHO, ECHO, ECHO]);
     }
 
-    /// The chain's head comes back with nothing written, and the next request is served.
+    /// The chain's head comes back with nothing written, without the device seeing any of it, and the
+    /// next request is served.
     fn refuses(&mut self, head: u16, what: &str) {
+        let seen = self.gate.reached.load(Ordering::SeqCst);
         self.queue.publish(head);
         self.machine.kick(&self.queue);
         assert_eq!(self.queue.wait(), (u32::from(head), 0), "{what}");
+        assert_eq!(self.gate.reached.load(Ordering::SeqCst), seen, "{what}");
         self.queue.next = 0;
         self.works();
     }
@@ -181,6 +187,7 @@ fn indirect_tables_that_break_a_rule_are_refused() {
         ("leaves it by far", (at, 4, NEXT), 0xffff),
     ] {
         bench.queue.describe(table, 0, entry, next);
+        bench.queue.describe(table, 1, (at, 4, WRITE), 0);
         bench.queue.describe(bench.queue.desc, 5, (table, 16, TABLE), 0);
         bench.refuses(5, what);
     }
@@ -204,7 +211,8 @@ fn a_readable_buffer_after_a_writable_one_is_refused_even_if_that_is_empty() {
     let at = bench.machine.put(&[0; 8]);
     for len in [4, 0] {
         bench.queue.describe(bench.queue.desc, 0, (at, len, WRITE | NEXT), 1);
-        bench.queue.describe(bench.queue.desc, 1, (at + 4, 4, 0), 0);
+        bench.queue.describe(bench.queue.desc, 1, (at + 4, 4, NEXT), 2);
+        bench.queue.describe(bench.queue.desc, 2, (at + 4, 4, WRITE), 0);
         bench.refuses(0, "out of order");
     }
     assert_eq!(bench.machine.bytes(at, 8), [0; 8]);
@@ -248,14 +256,16 @@ fn buffers_outside_ram_are_refused() {
 fn a_chain_of_4_gib_is_refused() {
     // RAM nobody touches costs nothing.
     let host = BenchHost::with_ram(&[AddressRange::fixed(RAM_BASE, 1 << 30)], PaBits::MAX);
-    let mut machine = Machine::with_host(host, Echo::new("big"));
+    let gate = Arc::new(Gate::default());
+    let mut machine = Machine::with_host(host, Echo::behind("big", Arc::clone(&gate)));
     let mut queue = begin(&mut machine, 0, 16);
-    let chain = [(RAM_BASE, 1 << 30, 0); 4];
+    let mut chain = [(RAM_BASE, 1 << 30, 0); 4];
 
     assert_eq!(machine.ask(&mut queue, &chain), 0);
-    queue.next = 0;
-    let at = machine.put(&[0; 4]);
-    assert_eq!(machine.ask(&mut queue, &[(at, 4, WRITE)]), 4);
+    assert_eq!(gate.reached.load(Ordering::SeqCst), 0);
+    chain[3].1 -= 1;
+    assert_eq!(machine.ask(&mut queue, &chain), 0);
+    assert_eq!(gate.reached.load(Ordering::SeqCst), 1);
 }
 
 #[test]
