@@ -255,6 +255,35 @@ fn a_held_frame_is_dropped_when_the_whole_ring_is_too_small_for_it() {
 }
 
 #[test]
+fn frames_of_every_length_meet_buffers_of_every_size() {
+    for (features, size) in [(0, 16), (TSO, 16), (MRG, 16), (MRG | TSO, 16)] {
+        for room in [12u32, 13, 100, 1526, 4096, 70_000] {
+            let mut bench = bench(features, size);
+            let at: Vec<u64> = (0..size).map(|_| bench.post(room)).collect();
+            let buffers = if features & MRG == 0 { 1 } else { usize::from(size) };
+            let fits = |len: usize| len <= room as usize * buffers;
+            for len in [12, 13, 26, 99, 100, 101, 1526, 4097, 60_000, FRAME] {
+                bench.far.send(&frame(len)).unwrap();
+                if !fits(len) {
+                    continue;
+                }
+                let needed = len.div_ceil(room as usize);
+                let mut got = Vec::new();
+                for _ in 0..needed {
+                    let (head, used) = bench.rx.wait();
+                    got.extend(bench.machine.bytes(at[head as usize], used as usize));
+                    bench.rx.publish(head as u16);
+                }
+                bench.machine.kick(&bench.rx);
+                let buffers = if features & MRG == 0 { 1 } else { needed as u16 };
+                assert!(got == seen(len, buffers), "{len} bytes into {room}, features {features:#x}");
+            }
+            assert_eq!(bench.rx.poll(), None);
+        }
+    }
+}
+
+#[test]
 fn buffers_of_no_use_come_back_empty() {
     let mut bench = bench(0, 16);
     let at = bench.machine.alloc(4096, 1);

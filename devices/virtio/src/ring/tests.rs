@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use ambit_bus::bench::{BenchHost, RAM_BASE};
@@ -404,7 +405,7 @@ fn a_guest_that_changes_descriptors_while_they_are_read_harms_only_itself() {
     let mut bench = bench(INDIRECT, 16);
     let at = bench.machine.alloc(4096, 16);
     let start = Instant::now();
-    let racing = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let racing = Arc::new(AtomicBool::new(true));
     let racer = {
         let (memory, desc, racing) = (bench.machine.memory.clone(), bench.queue.desc, racing.clone());
         std::thread::spawn(move || {
@@ -435,6 +436,39 @@ fn a_guest_that_changes_descriptors_while_they_are_read_harms_only_itself() {
 
     bench.queue = begin(&mut bench.machine, 0, 16);
     bench.works();
+}
+
+#[test]
+fn a_flood_on_one_queue_does_not_keep_the_other_or_a_reset_waiting() {
+    let mut bench = bench(0, 256);
+    assert!(bench.machine.negotiate(VERSION_1));
+    let (mut flooded, mut other) = (bench.machine.queue(0, 256), bench.machine.queue(1, 4));
+    bench.machine.go();
+    let at = bench.machine.alloc(0x10_0000, 1);
+    let racing = AtomicBool::new(true);
+    let machine = &bench.machine;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // There is always something available: what is used is made so again at once.
+            let head = flooded.chain(&[(at, 0x10_0000, WRITE)]);
+            (0..256).for_each(|_| flooded.publish(head));
+            machine.kick(&flooded);
+            while racing.load(Ordering::Relaxed) {
+                if flooded.poll().is_some() {
+                    flooded.publish(head);
+                    machine.kick(&flooded);
+                }
+            }
+        });
+        until("the flood", || (bench.gate.reached.load(Ordering::SeqCst) > 300).then_some(()));
+        for _ in 0..50 {
+            // Never, if the flood had to end first.
+            machine.ask(&mut other, &[(at, 4, WRITE)]);
+        }
+        machine.write(0x70, 0);
+        assert_eq!(machine.status(), 0);
+        racing.store(false, Ordering::Relaxed);
+    });
 }
 
 #[test]
