@@ -9,26 +9,29 @@ use crate::progress::say;
 use crate::tools;
 
 pub const ARM64: &str = "aarch64-unknown-linux-musl";
+pub const X86_64: &str = "x86_64-unknown-linux-musl";
 
 /// The profile of what runs under emulation: optimised, with its checks.
 pub const CHECKED: &str = "checked";
 
-/// The monitor, static, for arm64.
-pub fn monitor(profile: &str) -> Result<PathBuf> {
-    let built = executables(&["build", "--package", "ambit-vmm", "--bin", "ambit"], profile, "ambit")?;
+/// The monitor, static.
+pub fn monitor(target: &str, profile: &str) -> Result<PathBuf> {
+    let cargo = ["build", "--package", "ambit-vmm", "--bin", "ambit"];
+    let built = executables(&cargo, target, profile, "ambit")?;
     built
         .into_iter()
         .find(|path| path.ends_with("ambit"))
         .ok_or_else(|| Failure::new("cargo built ambit-vmm, but named no executable 'ambit'"))
 }
 
-/// What cargo makes of `subcommand` for arm64.
-pub fn executables(subcommand: &[&str], profile: &str, what: &str) -> Result<Vec<PathBuf>> {
-    tools::need_target(ARM64)?;
-    say(&format!("building {what} for arm64, profile {profile}"));
+/// What cargo makes of `subcommand`.
+pub fn executables(subcommand: &[&str], target: &str, profile: &str, what: &str) -> Result<Vec<PathBuf>> {
+    tools::need_target(target)?;
+    let architecture = if target == ARM64 { "arm64" } else { "x86_64" };
+    say(&format!("building {what} for {architecture}, profile {profile}"));
     let mut cargo = command("cargo", subcommand);
     cargo
-        .args(["--target", ARM64, "--profile", profile])
+        .args(["--target", target, "--profile", profile])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(places::checkout());
     let messages = cargo.answer()?;

@@ -31,7 +31,7 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
     if shell && !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         return Err(Failure::new("--shell wants a terminal on standard input and output; run it in one"));
     }
-    let monitor = build::monitor(build::CHECKED)?;
+    let monitor = build::monitor(build::ARM64, build::CHECKED)?;
     let venue = Venue::find(&monitor)?;
     let job = Job {
         script: format!("interactive={}\n{}", if shell { "1" } else { "" }, include_str!("demo.sh")),

@@ -95,7 +95,7 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
         files.push((file.clone(), name.into_owned()));
     }
     if arguments.build {
-        files.push((build::monitor(&arguments.profile)?, "ambit".to_owned()));
+        files.push((build::monitor(build::ARM64, &arguments.profile)?, "ambit".to_owned()));
     }
     let images = Images::ready(true)?;
     let job = Job {

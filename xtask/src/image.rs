@@ -48,6 +48,14 @@ impl Images {
         Ok(Self { guest: workshop.cache.join("guest"), host_root })
     }
 
+    /// The same with another emulated host, which has QEMU too.
+    pub fn with_qemu(self) -> Result<Self> {
+        let _lock = CacheLock::take()?;
+        let workshop = Workshop { cache: places::cache() };
+        let host_root = workshop.root("bench", &workshop.kernel()?)?;
+        Ok(Self { host_root: Some(host_root), ..self })
+    }
+
     pub fn kernel(&self) -> PathBuf {
         self.guest.join("Image")
     }
@@ -148,7 +156,7 @@ impl Workshop {
         let recipe = Recipe::read(name)?;
         let image = self.cache.join(name).join("root.ext4");
         let mut made_from = format!("{}\nkernel {}\n", inputs(&recipe)?, kernel.version);
-        if name == "host" {
+        if recipe.is_host() {
             for part in ["kernel", "initrd", "guest"] {
                 made_from.push_str(&fs::read_to_string(self.stamp(part)).unwrap_or_default());
             }
@@ -191,7 +199,7 @@ impl Workshop {
         // root already.
         tool("chmod", [Path::new("-R"), Path::new("ug-s"), tree]).capture()?;
         self.install_modules(recipe, kernel, tree)?;
-        if recipe.name == "host" {
+        if recipe.is_host() {
             create(&tree.join("ambit"))?;
             for name in GUEST_FILES {
                 let from = self.cache.join("guest").join(name);

@@ -1,6 +1,7 @@
 //! Everything that is done to this checkout besides compiling it: see `cargo xtask --help`.
 
 mod arrows;
+mod bench;
 mod build;
 mod checks;
 mod command;
@@ -31,6 +32,7 @@ cargo xtask COMMAND
 
   demo    boot a Debian guest, from nothing                         cargo xtask demo; cargo xtask demo --shell
   test    run every test, or some                                   cargo xtask test; cargo xtask test --unit
+  bench   measure a release beside QEMU                             cargo xtask bench
   host    run a command in an emulated arm64 host with real KVM     cargo xtask host -- ambit probe
   images  make what guests boot from, and say where it is           cargo xtask images
 
@@ -45,6 +47,7 @@ type Command = fn(&mut dyn Iterator<Item = String>) -> Result<i32>;
 const COMMANDS: &[(&str, &str, Command)] = &[
     ("demo", demo::HELP, |words| demo::main(words)),
     ("test", test::HELP, |words| test::main(words)),
+    ("bench", bench::HELP, |words| bench::main(words)),
     ("host", host::HELP, |words| host::main(words)),
     ("images", image::HELP, |words| image::main(words)),
 ];

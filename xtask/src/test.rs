@@ -86,7 +86,7 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
 
 fn guests(arguments: &Arguments) -> Result<i32> {
     every_file_is_a_module()?;
-    let monitor = build::monitor(build::CHECKED)?;
+    let monitor = build::monitor(build::ARM64, build::CHECKED)?;
     let tests = guest_tests()?;
     let venue = Venue::find(&monitor)?;
     for (cpu, selection) in rounds(arguments, &venue) {
@@ -145,7 +145,7 @@ fn script(selection: &[String]) -> String {
 
 fn guest_tests() -> Result<PathBuf> {
     let cargo = ["test", "--package", "ambit-tests", "--test", "guests", "--no-run"];
-    let built = build::executables(&cargo, build::CHECKED, "the guest tests")?;
+    let built = build::executables(&cargo, build::ARM64, build::CHECKED, "the guest tests")?;
     built
         .into_iter()
         .next()

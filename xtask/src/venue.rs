@@ -14,6 +14,7 @@ use crate::image::Images;
 use crate::job::{Job, follow, surroundings};
 use crate::places::RunDirectory;
 use crate::progress::{say, step};
+use crate::tools;
 
 /// How long a guest may take to its init where KVM is the hardware's.
 const TRIAL: Duration = Duration::from_secs(30);
@@ -40,6 +41,14 @@ impl Venue {
                 say(&format!("not with this machine's KVM: {error}; emulating an arm64 host instead"));
                 Ok(Self::Emulated(Images::ready(true)?))
             }
+        }
+    }
+
+    /// The same with QEMU for arm64 where jobs run.
+    pub fn with_qemu(self) -> Result<Self> {
+        match self {
+            Self::Native(images) => tools::need(tools::EMULATOR).map(|()| Self::Native(images)),
+            Self::Emulated(images) => images.with_qemu().map(Self::Emulated),
         }
     }
 

@@ -1,0 +1,81 @@
+//! `cargo xtask bench`: what a release weighs and how fast it starts, beside QEMU on the same KVM.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::build::{self, ARM64, X86_64};
+use crate::command::{Run, command, joined};
+use crate::emulator::Cpu;
+use crate::failure::{About, Failure, Result};
+use crate::job::Job;
+use crate::progress::say;
+use crate::tools;
+use crate::venue::Venue;
+
+pub const HELP: &str = "\
+cargo xtask bench
+
+Builds ambit as it is released, and measures it where KVM is (this machine, or an arm64 host emulated on it) beside
+QEMU's virt machine: size, own memory, time to the first guest instruction and to a Debian guest's init. Both take
+turns, so a busy machine makes the times worse and the ratios hardly. Takes a few minutes.
+
+Exits with 1 if a limit is missed: 4 MiB of program, 4 MiB of own memory, half of QEMU's time to the first instruction.
+";
+
+const RELEASE: &str = "release";
+
+pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
+    if let Some(word) = words.next() {
+        return Err(Failure::new(format!("xtask bench takes no arguments, and '{word}' is one")));
+    }
+    let monitor = build::monitor(ARM64, RELEASE)?;
+    let mut arguments = Vec::new();
+    for (target, program) in [(ARM64, monitor.clone()), (X86_64, build::monitor(X86_64, RELEASE)?)] {
+        arguments.extend(["--binary".to_owned(), format!("{target}={}", length(&program)?)]);
+    }
+    let measuring = measuring()?;
+    let venue = Venue::find(&monitor)?.with_qemu()?;
+    let cpu = Cpu::Max;
+    for sentence in [machine()?, format!("KVM: {}", venue.kind(cpu))] {
+        arguments.extend(["--about".to_owned(), sentence]);
+    }
+    let job = Job {
+        script: format!("set -- {}\n{}", joined(&arguments), include_str!("bench.sh")),
+        files: vec![(monitor, "ambit".to_owned()), (measuring, "ambit-bench".to_owned())],
+        interactive: false,
+        silence: Duration::from_secs(10 * 60),
+        limit: Duration::from_secs(30 * 60),
+    };
+    say(&format!("measuring on {}", venue.kind(cpu)));
+    venue.run(cpu, &job)
+}
+
+fn length(program: &Path) -> Result<u64> {
+    fs::metadata(program).map(|metadata| metadata.len()).about("measure", program)
+}
+
+/// The program that measures.
+fn measuring() -> Result<PathBuf> {
+    let cargo = ["build", "--package", "ambit-tests", "--bin", "ambit-bench"];
+    let built = build::executables(&cargo, ARM64, build::CHECKED, "the bench")?;
+    built
+        .into_iter()
+        .find(|path| path.ends_with("ambit-bench"))
+        .ok_or_else(|| Failure::new("cargo built ambit-tests, but named no executable 'ambit-bench'"))
+}
+
+/// This machine, in a line.
+fn machine() -> Result<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("unknown").to_owned();
+    let kernel = command("uname", ["-srm"]).capture()?;
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let emulator = tools::tool("qemu-system-aarch64", ["--version"]).capture().unwrap_or_default();
+    let emulator = emulator.lines().next().unwrap_or("no QEMU");
+    let kernel = kernel.trim();
+    Ok(format!("this machine: {kernel}, {processors} processors {model}, load before {load}, {emulator}"))
+}
