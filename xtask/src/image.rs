@@ -15,7 +15,7 @@ use crate::recipe::Recipe;
 use crate::tools::{self, tool};
 
 /// Changed when the code here makes different images from the same recipe.
-const EDITION: &str = "3";
+const EDITION: &str = "4";
 
 pub const HELP: &str = "\
 cargo xtask images
@@ -191,9 +191,12 @@ impl Workshop {
         for name in ["poweroff", "reboot", "halt", "httpd", "vi"] {
             link("../bin/busybox", &tree.join("usr/sbin").join(name))?;
         }
-        let sh = tree.join("usr/bin/sh");
-        if !sh.exists() {
-            link("bash", &sh)?;
+        // What the packages' scripts would have chosen.
+        for (name, chosen) in [("sh", "bash"), ("awk", "gawk"), ("nc", "nc.openbsd")] {
+            let path = tree.join("usr/bin").join(name);
+            if !path.exists() {
+                link(chosen, &path)?;
+            }
         }
         // Unpacked by somebody who is not root, files are that person's, and must not run as them. Everybody in there is
         // root already.
