@@ -49,17 +49,23 @@ pub fn ipa_limit(kvm: &Kvm) -> (u8, bool) {
     }
 }
 
-/// Which interrupt controllers this host can give, seen by making each in a machine of its own.
-pub fn interrupt_controllers(kvm: &Kvm) -> (Vec<u8>, bool) {
-    let can = |first: kvm_device_type, second: Option<kvm_device_type>| {
-        let Ok(vm) = create_vm(kvm, PaBits::MIN) else { return false };
-        let made = make_device(&vm, first);
-        made.is_ok() && second.is_none_or(|kind| make_device(&vm, kind).is_ok())
-    };
-    let v3 = kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3;
-    let versions = [(2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2), (3, v3)];
-    let gic = versions.into_iter().filter(|(_, kind)| can(*kind, None)).map(|(version, _)| version).collect();
-    (gic, can(v3, Some(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS)))
+/// Which versions of the GIC this host can give, seen by making each in a machine of its own.
+pub fn gic_versions(kvm: &Kvm) -> Vec<u8> {
+    let versions =
+        [(2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2), (3, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)];
+    versions.into_iter().filter(|(_, kind)| can_make(kvm, &[*kind])).map(|(version, _)| version).collect()
+}
+
+/// Whether it can give an interrupt translation service, seen in the same way.
+pub fn has_its(kvm: &Kvm) -> bool {
+    can_make(kvm, &[kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS])
+}
+
+fn can_make(kvm: &Kvm, kinds: &[kvm_device_type]) -> bool {
+    let Ok(vm) = create_vm(kvm, PaBits::MIN) else { return false };
+    // All are kept until all are made.
+    let made: Result<Vec<_>, _> = kinds.iter().map(|kind| make_device(&vm, *kind)).collect();
+    made.is_ok()
 }
 
 /// The GIC's devices. They must outlive every vCPU's last run.

@@ -32,15 +32,14 @@ pub struct HostKvm {
 /// [`KvmError`] if there is no usable KVM here.
 pub fn probe() -> Result<HostKvm, KvmError> {
     let kvm = open()?;
-    let (gic_versions, its) = arch::interrupt_controllers(&kvm);
     let (ipa_limit, ipa_limit_known) = arch::ipa_limit(&kvm);
     Ok(HostKvm {
         arch: Arch::host(),
         api_version: kvm.get_api_version(),
         ipa_limit,
         ipa_limit_known,
-        gic_versions,
-        its,
+        gic_versions: arch::gic_versions(&kvm),
+        its: arch::has_its(&kvm),
         max_vcpus: kvm.get_max_vcpus(),
         recommended_vcpus: kvm.get_nr_vcpus(),
         memory_slots: kvm.get_nr_memslots(),
@@ -54,12 +53,11 @@ pub fn probe() -> Result<HostKvm, KvmError> {
 /// [`KvmError`] if there is no usable KVM here.
 pub fn host_facts() -> Result<HostFacts, KvmError> {
     let kvm = open()?;
-    let (_, its) = arch::interrupt_controllers(&kvm);
     Ok(HostFacts {
         width: Width { bits: pa_bits(&kvm), source: WidthSource::Host },
         page_size: page_size(),
         max_cpus: u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX),
-        its,
+        its: arch::has_its(&kvm),
     })
 }
 

@@ -41,8 +41,12 @@ pub fn ipa_limit(_: &Kvm) -> (u8, bool) {
     (bits, true)
 }
 
-pub fn interrupt_controllers(_: &Kvm) -> (Vec<u8>, bool) {
-    (Vec::new(), false)
+pub fn gic_versions(_: &Kvm) -> Vec<u8> {
+    Vec::new()
+}
+
+pub fn has_its(_: &Kvm) -> bool {
+    false
 }
 
 pub fn prepare(_: &VmFd) {}
