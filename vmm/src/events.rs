@@ -93,7 +93,7 @@ impl Wakes {
 impl MutEventSubscriber for Wakes {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         watch(ops, &self.signals);
-        watch(ops, &*self.endings.event);
+        watch(ops, &self.endings.event);
         // A signal may have come before anybody watched.
         self.look();
     }
@@ -147,12 +147,10 @@ impl Keyboard {
         }
         let events = Events::new_raw(Self::stdin(), EventSet::IN);
         match (self.state, next) {
-            (_, Stdin::Input) => {
-                if ops.add(events).is_err() {
-                    // A regular file and /dev/null cannot be watched; they always have something.
-                    self.state = Stdin::Input;
-                    return self.read_file(ops);
-                }
+            // A regular file and /dev/null cannot be watched; they always have something.
+            (_, Stdin::Input) if ops.add(events).is_err() => {
+                self.state = Stdin::Input;
+                return self.read_file(ops);
             }
             (Stdin::Input, _) => {
                 // A file was never watched.

@@ -4,6 +4,8 @@ use ambit_resources::{AddressRange, PaBits, human_size};
 
 /// Why there is no machine, or why it stopped.
 #[derive(Debug, thiserror::Error)]
+// No architecture has all of them.
+#[allow(dead_code)]
 pub enum KvmError {
     #[error("{}{}", .step.what(), .step.why(.source.raw_os_error().unwrap_or(0)))]
     Refused { step: Step, source: std::io::Error },
@@ -23,6 +25,8 @@ pub enum KvmError {
 
 /// One request to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
+// No architecture has all of them.
+#[allow(dead_code)]
 pub enum Step {
     Open,
     CreateVm { ipa_bits: PaBits },
