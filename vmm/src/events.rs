@@ -1,5 +1,6 @@
 //! The main thread's event loop: the keyboard, signals, and vCPUs that stopped.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,12 +112,18 @@ fn watch(ops: &mut EventOps<'_>, event: &EventFd) {
     ops.add(Events::new(event, EventSet::IN)).expect("an event can be watched, and this one is not yet");
 }
 
-/// Standard input, on its way to the guest. Never more is read than the guest's UART has room for.
+/// How much can be typed, or pasted, while the guest does not read.
+const AHEAD: usize = 64 << 10;
+
+/// Standard input, on its way to the guest. From a file or a pipe never more is read than the guest's
+/// UART has room for.
 pub struct Keyboard {
     input: Input,
     endings: Endings,
     /// Only a terminal has keys that are ours.
     keys: Option<Keys>,
+    /// Typed on a terminal, and more than the guest's UART has room for yet.
+    ahead: VecDeque<u8>,
     state: Stdin,
 }
 
@@ -133,7 +140,13 @@ enum Stdin {
 
 impl Keyboard {
     pub fn new(input: Input, endings: Endings, is_terminal: bool) -> Self {
-        Self { input, endings, keys: is_terminal.then(Keys::default), state: Stdin::Room }
+        Self {
+            input,
+            endings,
+            keys: is_terminal.then(Keys::default),
+            ahead: VecDeque::new(),
+            state: Stdin::Room,
+        }
     }
 
     fn stdin() -> RawFd {
@@ -172,7 +185,7 @@ impl Keyboard {
         // ctrl-a and another key may become two bytes.
         let room = self.input.room(2).saturating_sub(1).min(buffer.len());
         // Keys that end the program are always heard. What else is typed while the guest reads nothing
-        // is lost, as on a keyboard; from a file or a pipe nothing is.
+        // is kept up to a limit and then lost; from a file or a pipe nothing is.
         let count = if self.keys.is_some() { buffer.len() } else { room };
         if count == 0 {
             return self.wait_for(Stdin::Room, ops);
@@ -198,7 +211,15 @@ impl Keyboard {
         if typed.iter().any(|key| keys.press(*key, &mut bytes)) {
             self.endings.tell(Ending::Quit);
         }
-        self.input.push(&bytes);
+        let room = AHEAD.saturating_sub(self.ahead.len());
+        self.ahead.extend(bytes.iter().take(room));
+        self.give();
+    }
+
+    /// As much of what was typed as there is room for; the UART tells when there is room for more.
+    fn give(&mut self) {
+        let taken = self.input.push(self.ahead.make_contiguous());
+        self.ahead.drain(..taken);
     }
 }
 
@@ -214,6 +235,7 @@ impl MutEventSubscriber for Keyboard {
         }
         // Empty means another wake-up took it.
         let _empty = self.input.room_event().read();
+        self.give();
         if self.state == Stdin::Room {
             self.wait_for(Stdin::Input, ops);
         }
