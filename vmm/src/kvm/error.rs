@@ -9,6 +9,11 @@ use ambit_resources::{AddressRange, PaBits, human_size};
 pub enum KvmError {
     #[error("{}{}", .step.what(), .step.why(.source.raw_os_error().unwrap_or(0)))]
     Refused { step: Step, source: std::io::Error },
+    #[error(
+        "/dev/kvm is there, but it is not KVM; look at it (ls -l /dev/kvm) and make it again \
+         (mknod /dev/kvm c 10 232)"
+    )]
+    NotKvm,
     #[error("/dev/kvm speaks version {0} of its interface and this program version 12")]
     ApiVersion(i32),
     #[error(
@@ -54,7 +59,7 @@ impl KvmError {
     pub fn is_lack(&self) -> bool {
         match self {
             Self::Refused { step, .. } => !matches!(step, Step::Run { .. }),
-            Self::ApiVersion(_) | Self::WrongArch { .. } | Self::Lacks(_) => true,
+            Self::NotKvm | Self::ApiVersion(_) | Self::WrongArch { .. } | Self::Lacks(_) => true,
             Self::Plan(_) | Self::Stopped { .. } => false,
         }
     }
@@ -107,7 +112,7 @@ impl Step {
             }
             (Self::AddRam { .. }, libc::EEXIST) => ": it overlaps RAM the virtual machine has",
             (Self::AddRam { .. }, libc::EINVAL) => {
-                ": it is not a multiple of the host's page size, or more slots than KVM has"
+                ": KVM takes fewer than 2^31 pages at once, and whole pages; give the guest less memory"
             }
             (Self::CreateVcpu { .. }, libc::EINVAL | libc::E2BIG) => {
                 ": KVM has no more; see 'ambit probe' for the most it gives"

@@ -99,6 +99,8 @@ fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|errno| KvmError::new(Step::Open, errno))?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
+        // The request itself failed: another device answers to the name.
+        ..0 => Err(KvmError::NotKvm),
         other => Err(KvmError::ApiVersion(other)),
     }
 }
