@@ -146,9 +146,12 @@ fn script(selection: &[String]) -> String {
 fn guest_tests() -> Result<PathBuf> {
     let cargo = ["test", "--package", "ambit-tests", "--test", "guests", "--no-run"];
     let built = build::executables(&cargo, build::ARM64, build::CHECKED, "the guest tests")?;
+    // Cargo builds the programs of the package too, for tests that would run them.
+    let name =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("guests-"));
     built
         .into_iter()
-        .next()
+        .find(name)
         .ok_or_else(|| Failure::new("cargo built the guest tests, but named no executable"))
 }
 
