@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ pub const READY: &str = "AMBIT-GUEST-READY";
 /// A guest to be: the arguments of `ambit run`.
 #[derive(Clone)]
 pub struct Boot {
+    through: Vec<String>,
     arguments: Vec<OsString>,
     cmdline: Vec<String>,
 }
@@ -37,7 +38,7 @@ impl Boot {
     }
 
     pub fn kernel(image: &Path) -> Self {
-        let boot = Self { arguments: vec!["run".into()], cmdline: Vec::new() };
+        let boot = Self { through: Vec::new(), arguments: vec!["run".into()], cmdline: Vec::new() };
         boot.argument("--kernel", image).cmdline("console=ttyAMA0 panic=-1 quiet")
     }
 
@@ -70,18 +71,36 @@ impl Boot {
         self
     }
 
+    /// Has another program start the monitor, whose name and arguments come last.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
     fn command(self) -> Command {
-        let mut command = Command::new(place::monitor());
-        command.args(self.arguments).arg("--cmdline").arg(self.cmdline.join(" "));
+        let mut words = self.through.iter().map(OsString::from).chain([place::monitor().into()]);
+        let mut command = Command::new(words.next().expect("the monitor is a word"));
+        command.args(words).args(self.arguments).arg("--cmdline").arg(self.cmdline.join(" "));
         command
     }
 
     /// Starts the monitor with its console on pipes.
     pub fn start(self) -> Guest {
-        let mut child =
-            spawn(self.command().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
-        let console = Console::listen(child.stdout.take().expect("stdout is a pipe"));
-        let keyboard = Box::new(child.stdin.take().expect("stdin is a pipe"));
+        self.start_between(Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts the monitor with its console elsewhere. No key reaches it unless `from` is a pipe, and nothing that it
+    /// says is heard unless `to` is one.
+    pub fn start_between(self, from: impl Into<Stdio>, to: impl Into<Stdio>) -> Guest {
+        let mut child = spawn(self.command().stdin(from).stdout(to).stderr(Stdio::piped()));
+        let console = match child.stdout.take() {
+            Some(pipe) => Console::listen(pipe),
+            None => Console::listen(io::empty()),
+        };
+        let keyboard: Box<dyn Write + Send> = match child.stdin.take() {
+            Some(pipe) => Box::new(pipe),
+            None => Box::new(io::sink()),
+        };
         Guest::new(child, console, keyboard)
     }
 
@@ -142,6 +161,11 @@ impl Guest {
         }
     }
 
+    /// Ends what the monitor has as standard input, if that is a pipe.
+    pub fn end_input(&mut self) {
+        self.keyboard = Box::new(io::sink());
+    }
+
     /// Runs one line in the guest's shell to its end.
     pub fn run(&mut self, line: &str) -> Output {
         self.commands += 1;
@@ -200,7 +224,17 @@ impl Guest {
         self.console.text()
     }
 
-    /// All that the monitor said on standard error.
+    /// The same, once the monitor has ended and nothing more can come.
+    pub fn said_in_all(&self) -> String {
+        self.console.to_end()
+    }
+
+    /// All that the monitor said on standard error, once it has ended.
+    pub fn all_errors(&self) -> String {
+        self.errors.to_end()
+    }
+
+    /// All that the monitor has said on standard error so far.
     pub fn errors(&self) -> String {
         self.errors.text()
     }

@@ -4,12 +4,14 @@
 
 pub mod console;
 pub mod guest;
+pub mod payload;
 pub mod place;
 pub mod scratch;
 pub mod tap;
 pub mod terminal;
 
 pub use guest::{Boot, Ended, Guest, Output, ambit};
+pub use payload::Payload;
 pub use scratch::Scratch;
 pub use tap::Tap;
 pub use terminal::Terminal;

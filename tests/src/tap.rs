@@ -1,5 +1,6 @@
 //! The host's end of a guest's network.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,12 +16,28 @@ pub struct Tap {
 impl Tap {
     #[expect(clippy::new_without_default, reason = "it makes an interface")]
     pub fn new() -> Self {
-        let network = COUNT.fetch_add(1, Ordering::Relaxed);
-        let tap = Self { name: format!("ambit{}-{network}", std::process::id()), network };
+        let tap = Self::unmade();
         ip(&["tuntap", "add", &tap.name, "mode", "tap"]);
         ip(&["address", "add", &format!("{}/24", tap.host()), "dev", &tap.name]);
         ip(&["link", "set", &tap.name, "up"]);
         tap
+    }
+
+    /// One that only this user may use, besides those who may do everything to networks.
+    pub fn of_user(id: u32) -> Self {
+        let tap = Self::unmade();
+        ip(&["tuntap", "add", &tap.name, "mode", "tap", "user", &id.to_string()]);
+        tap
+    }
+
+    /// Only a name that no interface has: the monitor makes it, and it goes with the monitor.
+    pub fn unmade() -> Self {
+        let network = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self { name: format!("ambit{}-{network}", std::process::id()), network }
+    }
+
+    pub fn exists(&self) -> bool {
+        Path::new("/sys/class/net").join(&self.name).exists()
     }
 
     /// The address of the host's end.
@@ -41,7 +58,9 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "delete", &self.name]).status();
+        if self.exists() {
+            let _ = Command::new("ip").args(["link", "delete", &self.name]).status();
+        }
     }
 }
 

@@ -3,9 +3,13 @@
 //! The emulated hosts differ in the width of guest physical addresses that their KVM has. A test in `on_every_host`
 //! runs on all of them, one in `on_40_bits` or `on_44_bits` on that one, and any other on the one with 48.
 
+mod bad_input;
 mod boot;
+mod console;
 mod disks;
+mod endings;
 mod memory;
 mod network;
 mod on_every_host;
 mod plan;
+mod stray;
