@@ -1,6 +1,7 @@
 //! Guests of a few instructions, for what Linux never does and for what takes no Linux to see.
 
 use std::iter::repeat_n;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{Boot, Scratch};
 
@@ -9,6 +10,8 @@ pub const UART: u64 = 0x0100_0000;
 
 /// Where board `native` has RAM, and the payload in it.
 const RAM: u64 = 0x4000_0000;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 // What is where in the image.
 const PRINT: usize = 0x100;
@@ -184,7 +187,8 @@ impl Payload {
 
     /// A machine that runs it, with its image in `scratch`.
     pub fn boot(&self, scratch: &Scratch) -> Boot {
-        let path = scratch.path("payload");
+        // Another monitor may be reading the last one.
+        let path = scratch.path(&format!("payload{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::write(&path, self.image()).expect("the scratch directory has room");
         Boot::kernel(&path)
     }
