@@ -20,7 +20,7 @@ Examples:
   ambit probe
 
 Exit codes: 0 done, 1 failed while running, 2 bad arguments or configuration,
-3 the plan does not fit, 4 the host lacks something.";
+3 the plan does not fit, 4 the host lacks something, 128+N ended by signal N.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
