@@ -145,17 +145,13 @@ fn linux_gets(guest: &mut Guest, count: u32) {
 }
 
 #[test]
-fn a_paste_into_a_terminal_reaches_linux_whole_and_ctrl_c_ends_only_what_runs_there() {
+fn a_paste_into_a_terminal_reaches_linux_whole() {
     let terminal = Terminal::open().unwrap();
     let mut guest = Boot::initrd().start_on(&terminal);
     guest.wait_for(READY);
 
     linux_gets(&mut guest, 2000);
 
-    guest.press(b"echo RUN'S'; sleep 1000\n");
-    guest.wait_for("RUNS");
-    guest.press(b"\x03");
-    assert_eq!(guest.run("echo here").text, "here\n");
     assert_eq!(guest.power_off(), 0);
 }
 
