@@ -74,7 +74,9 @@ impl<S: Serve> Service<S> {
         self.running = Some(Running { thread, stop });
         Ok(())
     }
+}
 
+impl<S> Service<S> {
     /// The thread has ended when this returns. Empty if it did not run.
     pub fn stop(&mut self) -> Vec<Ring> {
         let Some(running) = self.running.take() else { return Vec::new() };
@@ -87,10 +89,7 @@ impl<S: Serve> Service<S> {
 
 impl<S> Drop for Service<S> {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            let _full = running.stop.write(1);
-            let _ended = running.thread.join();
-        }
+        drop(self.stop());
     }
 }
 
