@@ -8,6 +8,8 @@ mod kvm;
 mod machine;
 mod models;
 mod output;
+#[allow(dead_code, unused_imports)]
+mod picture;
 mod report;
 mod run;
 mod signals;
