@@ -47,6 +47,12 @@ impl Boot {
         self
     }
 
+    /// Words as they are typed: names and values in turn.
+    pub fn words(mut self, words: &[&str]) -> Self {
+        self.arguments.extend(words.iter().map(OsString::from));
+        self
+    }
+
     pub fn cpus(self, count: u32) -> Self {
         self.argument("--cpus", count.to_string())
     }

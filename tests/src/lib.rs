@@ -4,14 +4,17 @@
 
 pub mod console;
 pub mod guest;
+pub mod many;
 pub mod payload;
 pub mod place;
+pub mod plan;
 pub mod scratch;
 pub mod tap;
 pub mod terminal;
 
 pub use guest::{Boot, Ended, Guest, Output, ambit};
 pub use payload::Payload;
+pub use plan::Plan;
 pub use scratch::Scratch;
 pub use tap::Tap;
 pub use terminal::Terminal;

@@ -8,7 +8,7 @@ use crate::{Boot, Scratch};
 /// Where board `native` has its first UART, whatever else the machine has.
 pub const UART: u64 = 0x0100_0000;
 
-/// Where board `native` has RAM, and the payload in it.
+/// Where every board for arm64 has RAM, and the payload in it.
 const RAM: u64 = 0x4000_0000;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -55,6 +55,12 @@ pub fn store(bits: u32) -> u32 {
     0x3900_0023 | size(bits)
 }
 
+/// bl: `to`, in an instruction at `at`.
+pub(crate) fn call(at: usize, to: usize) -> u32 {
+    let ahead = u32::try_from(to / 4).and_then(|to| Ok(to.wrapping_sub(u32::try_from(at / 4)?)));
+    0x9400_0000 | ahead.expect("a payload is small") & 0x03ff_ffff
+}
+
 fn size(bits: u32) -> u32 {
     assert!([8, 16, 32, 64].contains(&bits), "no access has {bits} bits");
     (bits / 8).trailing_zeros() << 30
@@ -63,9 +69,14 @@ fn size(bits: u32) -> u32 {
 impl Payload {
     #[expect(clippy::new_without_default, reason = "an empty one would run into nothing")]
     pub fn new() -> Self {
+        Self::on(UART)
+    }
+
+    /// For a board that has its first UART elsewhere.
+    pub fn on(uart: u64) -> Self {
         let begin = Self { code: Vec::new() };
         // msr vbar_el1, x0
-        begin.number(28, UART).number(0, RAM + VECTORS as u64).words(&[0xd518_c000])
+        begin.number(28, uart).number(0, RAM + VECTORS as u64).words(&[0xd518_c000])
     }
 
     pub fn words(mut self, words: &[u32]) -> Self {
@@ -97,10 +108,14 @@ impl Payload {
     /// ends the line.
     pub fn access(self, instruction: u32, address: u64) -> Self {
         let payload = self.number(1, address).number(3, u64::MAX).number(0, 0).words(&[instruction]);
-        // bl PRINT
-        let back = CODE + 4 * payload.code.len() - PRINT;
-        let back = u32::try_from(back / 4).expect("a payload is small");
-        payload.words(&[0x9400_0000 | back.wrapping_neg() & 0x03ff_ffff])
+        let at = CODE + 4 * payload.code.len();
+        payload.words(&[call(at, PRINT)])
+    }
+
+    /// Writes 64 bits, and prints nothing.
+    pub fn write(self, address: u64, value: u64) -> Self {
+        // str x3, [x1]
+        self.number(1, address).number(3, value).words(&[0xf900_0023])
     }
 
     /// From here on everything is normal memory, with caches where there is RAM, so that no access has to be aligned.
@@ -169,32 +184,43 @@ impl Payload {
 
     /// As `Documentation/arch/arm64/booting.rst` wants it.
     pub fn image(&self) -> Vec<u8> {
-        let mut image = Vec::new();
-        let branch = 0x1400_0000 | u32::try_from(CODE / 4).expect("it is near");
-        image.extend([branch, 0].map(u32::to_le_bytes).as_flattened());
-        let size = (CODE + 4 * self.code.len()).next_multiple_of(0x1000) as u64;
-        // text_offset, image_size; flags: little-endian, pages of 4 KiB, anywhere; three words of nothing.
-        image.extend([0, size, 0b1010, 0, 0, 0].map(u64::to_le_bytes).as_flattened());
-        image.extend(b"ARM\x64\0\0\0\0");
+        let size = (CODE + 4 * self.code.len()).next_multiple_of(0x1000);
+        let mut image = header(CODE, size);
         put(&mut image, PRINT, &PRINTER);
         put(&mut image, SYNCHRONOUS, &HANDLER);
         image.resize(TABLE, 0);
         image.extend(table().map(u64::to_le_bytes).as_flattened());
         put(&mut image, CODE, &self.code);
-        image.resize(usize::try_from(size).expect("a payload is small"), 0);
+        image.resize(size, 0);
         image
     }
 
     /// A machine that runs it, with its image in `scratch`.
     pub fn boot(&self, scratch: &Scratch) -> Boot {
-        // Another monitor may be reading the last one.
-        let path = scratch.path(&format!("payload{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        std::fs::write(&path, self.image()).expect("the scratch directory has room");
-        Boot::kernel(&path)
+        boot(&self.image(), scratch)
     }
 }
 
-fn put(image: &mut Vec<u8>, at: usize, words: &[u32]) {
+/// The first 64 bytes of an image of `size` bytes, which lead to its `code`.
+pub(crate) fn header(code: usize, size: usize) -> Vec<u8> {
+    let mut header = Vec::new();
+    let branch = 0x1400_0000 | u32::try_from(code / 4).expect("it is near");
+    header.extend([branch, 0].map(u32::to_le_bytes).as_flattened());
+    // text_offset, image_size; flags: little-endian, pages of 4 KiB, anywhere; three words of nothing.
+    header.extend([0, size as u64, 0b1010, 0, 0, 0].map(u64::to_le_bytes).as_flattened());
+    header.extend(b"ARM\x64\0\0\0\0");
+    header
+}
+
+/// A machine that runs `image`, which is put in `scratch`.
+pub(crate) fn boot(image: &[u8], scratch: &Scratch) -> Boot {
+    // Another monitor may be reading the last one.
+    let path = scratch.path(&format!("payload{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&path, image).expect("the scratch directory has room");
+    Boot::kernel(&path)
+}
+
+pub(crate) fn put(image: &mut Vec<u8>, at: usize, words: &[u32]) {
     assert!(image.len() <= at, "two parts of a payload overlap");
     image.extend(repeat_n(0, at - image.len()));
     image.extend(words.iter().flat_map(|word| word.to_le_bytes()));
@@ -209,8 +235,8 @@ fn table() -> [u64; 512] {
     })
 }
 
-/// Prints x0 in 16 hexadecimal digits and ends the line.
-const PRINTER: [u32; 13] = [
+/// Prints x0 in 16 hexadecimal digits and ends the line; changes x1 to x4.
+pub(crate) const PRINTER: [u32; 13] = [
     0xd280_0781, // mov x1, #60
     0x9ac1_2402, // lsr x2, x0, x1
     0x9240_0c42, // and x2, x2, #15

@@ -13,3 +13,4 @@ mod network;
 mod on_every_host;
 mod plan;
 mod stray;
+mod vcpus;
