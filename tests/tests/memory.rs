@@ -1,6 +1,7 @@
 //! Linux has the memory that was asked for, from its first byte to its last.
 
-use ambit_tests::{Boot, Guest, ambit};
+use ambit_tests::payload::load;
+use ambit_tests::{Boot, Guest, Payload, Plan, Scratch, ambit};
 
 const MIB: u64 = 1 << 20;
 
@@ -82,4 +83,33 @@ fn every_gib_of_8_holds_its_own_bytes_to_the_last_and_beyond_is_nothing() {
     assert_eq!(held, written);
     assert_eq!(beyond, "0xFFFFFFFFFFFFFFFF\n");
     assert_eq!(guest.power_off(), 0);
+}
+
+/// The board has to have RAM in one piece.
+fn both_ends_of_32_gib_hold_what_is_written(board: &[&str]) {
+    let machine = [&["--memory", "32G", "--pa-bits", "36"], board].concat();
+    let plan = Plan::of(&machine);
+    let (uart, ram) = (plan.region("uart0").base, plan.region("ram0"));
+    let end = ram.base + ram.size;
+    let page = |base: u64| [base, base + 0xff8];
+    // The last one is the end of RAM; where another GiB, or another bit of the address, begins; and the first is the
+    // payload's own, but for its first instructions, which have run.
+    let at = [ram.base, 1 << 32, 1 << 35, end - 0x2000, end - 0x1000].map(page).concat();
+    let write = |payload: Payload, at: &u64| payload.write(*at, !at);
+    let read = |payload: Payload, at: &u64| payload.access(load(64), *at);
+    let scratch = Scratch::new();
+
+    let payload = at.iter().fold(at.iter().fold(Payload::on(uart), write), read).power_off();
+    let mut guest = payload.boot(&scratch).words(&machine).start();
+
+    assert_eq!(guest.code(), 0);
+    let written: String = at.iter().map(|at| format!("{:016x}\n", !at)).collect();
+    assert_eq!(guest.said_in_all(), written);
+    assert_eq!((ram.size, plan.ipa_bits), (32 << 30, 36));
+    assert_eq!(at.last(), Some(&(end - 8)));
+}
+
+#[test]
+fn both_ends_of_32_gib_in_36_address_bits_hold_what_is_written() {
+    both_ends_of_32_gib_hold_what_is_written(&[]);
 }
