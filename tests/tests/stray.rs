@@ -1,7 +1,7 @@
 //! Accesses that reach no device: the guest sees what hardware would do, and the monitor and the devices live on.
 
 use ambit_tests::payload::{self, DATA_ABORT, INSTRUCTION_ABORT, Payload, UART, exception, load, store};
-use ambit_tests::{Boot, Scratch, place};
+use ambit_tests::{Boot, Plan, Scratch, place};
 
 const WIDTHS: [u32; 4] = [8, 16, 32, 64];
 
@@ -26,11 +26,19 @@ const NOWHERE: [u64; 11] = [
 /// The first address that a machine of 32 address bits does not have.
 const BEYOND: u64 = 1 << 32;
 
+/// The memory of a machine whose addresses need all of 36 bits.
+const IN_36_BITS: [&str; 4] = ["--memory", "32G", "--pa-bits", "36"];
+
 /// What each access of a payload printed, in order, once the payload has ended.
 fn seen(payload: Payload) -> Vec<String> {
+    seen_in(&[], payload)
+}
+
+fn seen_in(machine: &[&str], payload: Payload) -> Vec<String> {
     let scratch = Scratch::new();
     let disk = scratch.disk("disk", 1 << 20);
-    let mut guest = payload.power_off().boot(&scratch).disk(&disk.display().to_string()).start();
+    let boot = payload.power_off().boot(&scratch).disk(&disk.display().to_string());
+    let mut guest = boot.words(machine).start();
 
     assert_eq!(guest.code(), 0);
     guest.said_in_all().lines().map(str::to_owned).collect()
@@ -55,6 +63,20 @@ fn where_nothing_is_reads_of_every_width_give_ones_and_writes_do_nothing() {
 
     let wanted: Vec<String> = accesses().flat_map(|(_, bits)| [nothing(), ones(bits)]).collect();
     assert_eq!(seen, wanted);
+}
+
+#[test]
+fn above_32_gib_of_memory_nothing_is_up_to_the_last_of_36_address_bits() {
+    let plan = Plan::of(&IN_36_BITS);
+    let ram = plan.region("ram0");
+    let at = [ram.base + ram.size, 12 << 32, (1 << plan.ipa_bits) - 8];
+    // Ones would not tell a write that was kept from one that was not.
+    let accesses = |payload: Payload, at| payload.access(load(64), at).write(at, 1).access(load(64), at);
+
+    let seen = seen_in(&IN_36_BITS, at.into_iter().fold(Payload::new(), accesses));
+
+    assert_eq!(seen, vec![ones(64); 2 * at.len()]);
+    assert_eq!(plan.ipa_bits, 36);
 }
 
 #[test]
@@ -102,6 +124,16 @@ fn an_access_past_the_width_of_addresses_is_an_abort_in_the_guest() {
     assert_eq!(seen.len(), at.len() * WIDTHS.len() * 2);
     let class = |line: &String| line.starts_with("8000000096");
     assert!(seen.iter().all(class), "{seen:?}");
+}
+
+#[test]
+fn an_access_past_36_address_bits_is_an_abort_in_the_guest() {
+    let at = [1 << 36, (1 << 36) + 0x1000, (1 << 37) - 8];
+    let accesses = |payload: Payload, at| payload.access(store(64), at).access(load(64), at);
+
+    let seen = seen_in(&IN_36_BITS, at.into_iter().fold(Payload::new().unaligned(), accesses));
+
+    assert_eq!(seen, vec![exception(DATA_ABORT); 2 * at.len()]);
 }
 
 #[test]
