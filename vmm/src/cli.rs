@@ -1,16 +1,20 @@
 //! The command line, and `ambit plan`, which is done when it has printed.
 
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
-use ambit_device_manager::{Arch, Board, HostFacts, MachineConfig, Severity};
+use ambit_device_manager::{Arch, Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity, Tree};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::{self, Bits, Config, ConfigError, Count, Disk, FileError, Net, Settings, Size, Switch};
+use crate::board::BoardArgs;
+use crate::config::{
+    self, Bits, Config, ConfigError, Count, Disk, FileError, Net, QueueReach, Reach, Settings, Size, Switch,
+};
+use crate::document::DocumentError;
 use crate::failure::{Exit, Failure};
-use crate::models;
-use crate::report::{self, Format, Probe};
+use crate::report::{self, Format, PlanFormat, Probe};
+use crate::{lock, models, picture, profile};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,6 +53,12 @@ Examples:
   ambit plan
   ambit plan --memory 8G --cpus 4 --pa-bits 36 --disk root.img --net tap0
   ambit plan --config guest.toml --format json
+  ambit plan --memory 32G --cpus 124 --pa-bits 36 --html map.html
+  ambit plan --board qemu-virt,highmem-ecam=off --memory 4G --max-memory 16G --memory-slots 2
+  ambit plan --format svg > map.svg
+  ambit plan --config guest.toml --host host.json
+  ambit plan --config guest.toml --lock guest.lock
+  ambit plan --diff guest.lock guest.toml
 
 Nothing is opened but the configuration file, and no KVM is needed. Where there is one that could
 run this machine, its limits are used; otherwise the plan says what it assumes.";
@@ -56,7 +66,25 @@ run this machine, its limits are used; otherwise the plan says what it assumes."
 const PROBE_EXAMPLES: &str = "\
 Examples:
   ambit probe
-  ambit probe --format json";
+  ambit probe --format json
+  ambit probe --save host.json";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  ambit verify
+  ambit verify --memory 8G --cpus 124 --board qemu-virt
+  ambit verify --config guest.toml --host other.json --format json
+
+Exits with 0 if the kernel answered as planned, 3 if it refused anything or has another value, 4 if there
+is no KVM to ask.";
+
+const FLEET_EXAMPLES: &str = "\
+Examples:
+  ambit fleet --hosts hosts guest.toml
+  ambit fleet --hosts hosts --memory 64G --cpus 16 --format json
+
+Exits with 0 if every host that could be read has the same addresses, 3 if not, 2 if none could be read, and with --strict if
+any could not.";
 
 /// A microVM monitor for Linux KVM that decides every address before it builds anything.
 #[derive(Debug, Parser)]
@@ -78,8 +106,14 @@ pub enum Command {
     Run(RunArgs),
     /// Print every address and interrupt of a guest, without starting it
     Plan(PlanArgs),
+    /// List, show and check machine models
+    Board(BoardArgs),
     /// Print what this host's KVM can do
     Probe(ProbeArgs),
+    /// Ask this host's KVM for a machine as planned, compare its answers, and take it down
+    Verify(VerifyArgs),
+    /// Say which of many hosts can hold a machine with the very same addresses
+    Fleet(FleetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +121,9 @@ pub enum Command {
 pub struct RunArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Start this machine only if its map is the one in this file of 'ambit plan --lock'
+    #[arg(long, value_name = "FILE")]
+    pub locked: Option<PathBuf>,
     /// Print how long each phase of the start took, on standard error
     #[arg(long)]
     pub timings: bool,
@@ -97,24 +134,69 @@ pub struct RunArgs {
 pub struct PlanArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Plan for the host that this file of 'ambit probe --save' describes
+    #[arg(long, value_name = "FILE")]
+    pub host: Option<PathBuf>,
+    /// Write the map and its SHA-256 to this file, for 'ambit run --locked'
+    #[arg(long, value_name = "FILE", conflicts_with = "diff")]
+    pub lock: Option<PathBuf>,
+    /// Say what moved from A to B, each a lock, a plan printed as JSON, or a configuration; like diff, exit
+    /// with 1 if anything did
+    #[arg(long, value_names = ["A", "B"], num_args = 2)]
+    pub diff: Option<Vec<PathBuf>>,
     /// Plan for the first board of this architecture: aarch64 or x86_64
     #[arg(long, value_parser = parse_arch)]
     pub arch: Option<Arch>,
+    /// What to print
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: PlanFormat,
+    /// Write a page with the picture, the table and a search to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = PROBE_EXAMPLES)]
+pub struct ProbeArgs {
+    /// Write it as JSON to this file, too: a host profile for 'ambit plan --host' and 'ambit fleet'
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
     /// For people or for programs
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = PROBE_EXAMPLES)]
-pub struct ProbeArgs {
+#[command(after_help = VERIFY_EXAMPLES)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Plan for the host that this file of 'ambit probe --save' describes, and try that plan here
+    #[arg(long, value_name = "FILE")]
+    pub host: Option<PathBuf>,
+    /// For people or for programs
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = FLEET_EXAMPLES)]
+pub struct FleetArgs {
+    /// The machine, as a TOML or JSON file; the same as --config
+    #[arg(value_name = "CONFIG", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// The directory with a host profile of each host, as 'ambit probe --save' writes them, in *.json
+    #[arg(long, value_name = "DIR")]
+    pub hosts: PathBuf,
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// For people or for programs
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
 }
 
 /// One machine. Sizes take K, M, G and T, powers of 1024.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
     /// Begin with this TOML or JSON file. Options given here replace what it says; disks and nets given
     /// here come after its own
@@ -149,9 +231,33 @@ pub struct MachineArgs {
     /// [default: auto]
     #[arg(long, value_name = "auto|N")]
     pub pa_bits: Option<Bits>,
-    /// The machine model [default: native]
-    #[arg(long, value_name = "NAME")]
+    /// The machine model, with options of its own, or a file that describes one; see ambit board list
+    /// [default: native]
+    #[arg(long, value_name = "NAME|FILE.toml[,KEY=VALUE]…")]
     pub board: Option<String>,
+    /// How much RAM the guest may come to have, hot-plugged RAM included; room is kept above RAM
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<Size>,
+    /// In how many pieces that RAM may come [default: 1 if there may be more]
+    #[arg(long, value_name = "N")]
+    pub memory_slots: Option<Count>,
+    /// Whether the guest has a PCI bus, on boards that have one [default: on]
+    #[arg(long, value_name = "on|off")]
+    pub pci: Option<Switch>,
+    /// How long the window for 64-bit PCI BARs is; 0 for none [default: what the devices need, and room]
+    #[arg(long, value_name = "SIZE")]
+    pub pci_window: Option<Size>,
+    /// How many address bits the guest's kernel and firmware can use: a number from 32 to 52, or linux (48),
+    /// linux-va39 (38), linux-64k (52), lpae (40), aarch32 (32), hypervisor-fw (37)
+    #[arg(long, value_name = "BITS|PROFILE")]
+    pub guest_reach: Option<Reach>,
+    /// How many address bits the guest's virtio drivers can put a queue at: legacy ones 44 with pages of
+    /// 4 KiB, 46 with 16 KiB, 48 with 64 KiB; no RAM is above that [default: modern drivers, no limit]
+    #[arg(long, value_name = "BITS")]
+    pub queue_reach: Option<QueueReach>,
+    /// Take no machine that lacks something for want of room: what would be left out or cut short is an error
+    #[arg(long)]
+    pub strict: bool,
     /// Whether the guest has a random number generator, rng0 [default: on]
     #[arg(long, value_name = "on|off")]
     pub rng: Option<Switch>,
@@ -219,6 +325,13 @@ impl MachineArgs {
             pa_bits: self.pa_bits,
             board: self.board.clone(),
             rng: self.rng,
+            max_memory: self.max_memory,
+            memory_slots: self.memory_slots,
+            pci: self.pci,
+            pci_window: self.pci_window,
+            guest_reach: self.guest_reach,
+            queue_reach: self.queue_reach,
+            strict: self.strict.then_some(Switch(true)),
         }))
     }
 
@@ -245,24 +358,69 @@ pub fn plan(
     host: impl FnOnce() -> Option<HostFacts>,
 ) -> Result<(), Failure> {
     let settings = args.machine.settings(boards, args.arch)?;
-    let board = settings.board;
-    let host = if board.arch() == Arch::host() { host() } else { None };
-    let (facts, notes) = settings.facts_on_paper(host);
+    let board = &*settings.board;
+    let (host, note) = host_for(args.host.as_deref(), board.arch(), host)?;
+    let limits = settings.limits(host.as_ref());
+    let (facts, mut notes) = settings.facts_on_paper(host);
+    notes.extend(note);
     let wanted: MachineConfig = models::machine_config(&settings);
     let planned = ambit_device_manager::plan(board, &wanted, &facts);
-    let text = match (&planned, args.format) {
-        (Ok(plan), Format::Table) => report::plan_table(plan, board, &notes, report::columns()),
-        (Ok(plan), Format::Json) => report::plan_json(plan, board, &notes),
-        (Err(error), Format::Json) => report::refusal_json(board, settings.cpus, &facts, error, &notes),
-        (Err(error), Format::Table) => {
-            if !error.is_nonsense() {
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(refusal) if args.format == PlanFormat::Json => {
+            report::print(&report::refusal_json(board, settings.cpus, &facts, &refusal, &notes))?;
+            return Err(refusal.into());
+        }
+        Err(refusal) => {
+            if !refusal.error.is_nonsense() {
                 report::note(&notes);
             }
-            String::new()
+            return Err(refusal.into());
         }
     };
-    report::print(&text)?;
-    Ok(planned.map(drop)?)
+    let scene = || report::scene(&plan, &limits, board, &notes);
+    if let Some(path) = &args.html {
+        let written = std::fs::write(path, picture::html(&scene()));
+        written.map_err(|source| Failure::Write { path: path.clone(), source })?;
+    }
+    match args.format {
+        PlanFormat::Table => {
+            report::print(&report::plan_table(&plan, board, &notes, report::Paper::of_output()))?
+        }
+        PlanFormat::Json => report::print(&report::plan_json(&plan, board, &notes))?,
+        PlanFormat::Svg => report::print(&picture::svg(&scene()))?,
+        PlanFormat::Dts => report::print(&tree(board, &plan, &settings.cmdline)?.source)?,
+        PlanFormat::Dtb if io::stdout().is_terminal() => {
+            let why =
+                "a device tree in memory is no text; send it to a file (> guest.dtb), or use --format dts";
+            return Err(Failure::Format(why.into()));
+        }
+        PlanFormat::Dtb => report::print_bytes(&tree(board, &plan, &settings.cmdline)?.blob)?,
+    }
+    let plan = models::strictly(&settings, plan)?;
+    args.lock.as_deref().map_or(Ok(()), |path| lock::write(path, &plan, &settings))?;
+    Ok(())
+}
+
+fn tree(board: &dyn Board, plan: &Plan, cmdline: &str) -> Result<Tree, Failure> {
+    let none = || Failure::Format(format!("guests of board {} have no device tree", board.name()));
+    board.tree(plan, cmdline)?.ok_or_else(none)
+}
+
+/// The host of the profile in the file at `path`, with a note that says so; else this one, if it is of that kind.
+///
+/// # Errors
+/// [`DocumentError`] for what is no profile, or of another kind.
+pub fn host_for(
+    path: Option<&Path>,
+    arch: Arch,
+    host: impl FnOnce() -> Option<HostFacts>,
+) -> Result<(Option<HostFacts>, Option<Diagnostic>), DocumentError> {
+    match path {
+        Some(path) => profile::facts(path, arch).map(|(facts, note)| (Some(facts), Some(note))),
+        None if arch == Arch::host() => Ok((host(), None)),
+        None => Ok((None, None)),
+    }
 }
 
 /// `ambit probe`.
@@ -271,7 +429,7 @@ pub fn plan(
 /// [`Failure::Output`]. A host that can run no guests is an answer, with an exit code of its own.
 pub fn probe(args: &ProbeArgs, probe: &Probe) -> Result<Exit, Failure> {
     report::print(&match args.format {
-        Format::Table => report::probe_table(probe, report::columns()),
+        Format::Table => report::probe_table(probe, report::Paper::of_output()),
         Format::Json => report::probe_json(probe),
     })?;
     let serious = probe.problems.iter().any(|problem| problem.severity == Severity::Error);

@@ -1,17 +1,25 @@
 //! What the user wants: as said in a file and on the command line, and as checked.
 
+mod board_file;
 mod text;
 mod words;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use ambit_device_manager::{Arch, Board, Diagnostic, HostFacts, PlanError, Severity, Width, WidthSource};
+use ambit_aarch64::board_file::is_file;
+use ambit_device_manager::{
+    Arch, Board, Diagnostic, HostFacts, MemoryHotplug, OptionError, PciConfig, PlanError, Severity, Width,
+    WidthSource, whole_pages,
+};
 use ambit_resources::PaBits;
 use serde::{Deserialize, Deserializer};
 
-pub use text::{FileError, read};
-pub use words::{Bits, Count, Id, Mac, Size, Switch, TapName};
+pub use board_file::{BoardFileError, read as read_board};
+pub use text::{FileError, parse, plain, read};
+pub use words::{Bits, Count, Id, Mac, QueueReach, Reach, Size, Switch, TapName};
 
 /// As said: nothing is filled in. The keys of a file are these fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +35,13 @@ pub struct Config {
     pub pa_bits: Option<Bits>,
     pub board: Option<String>,
     pub rng: Option<Switch>,
+    pub max_memory: Option<Size>,
+    pub memory_slots: Option<Count>,
+    pub pci: Option<Switch>,
+    pub pci_window: Option<Size>,
+    pub guest_reach: Option<Reach>,
+    pub queue_reach: Option<QueueReach>,
+    pub strict: Option<Switch>,
 }
 
 /// `path=F[,id=I][,readonly=on]`, or a table with these keys.
@@ -88,6 +103,13 @@ impl Config {
             pa_bits: over.pa_bits.or(self.pa_bits),
             board: over.board.or(self.board),
             rng: over.rng.or(self.rng),
+            max_memory: over.max_memory.or(self.max_memory),
+            memory_slots: over.memory_slots.or(self.memory_slots),
+            pci: over.pci.or(self.pci),
+            pci_window: over.pci_window.or(self.pci_window),
+            guest_reach: over.guest_reach.or(self.guest_reach),
+            queue_reach: over.queue_reach.or(self.queue_reach),
+            strict: over.strict.or(self.strict),
         }
     }
 }
@@ -95,7 +117,9 @@ impl Config {
 /// As checked: defaults are filled in, and every device has an id of its own.
 #[derive(Clone)]
 pub struct Settings<'b> {
-    pub board: &'b dyn Board,
+    pub board: BoardChoice<'b>,
+    /// As said, `key=value` each, sorted.
+    pub board_options: Vec<String>,
     pub kernel: Option<PathBuf>,
     pub initrd: Option<PathBuf>,
     pub cmdline: String,
@@ -103,6 +127,13 @@ pub struct Settings<'b> {
     pub memory: u64,
     pub cpus: u32,
     pub bits: Bits,
+    pub guest_reach: Option<PaBits>,
+    pub hotplug: Option<MemoryHotplug>,
+    /// `None`: no PCI.
+    pub pci: Option<PciConfig>,
+    pub queue_reach: Option<u8>,
+    /// Nothing of the machine may be left out or cut short.
+    pub strict: bool,
     pub rng: Option<String>,
     pub disks: Vec<DiskSettings>,
     pub nets: Vec<NetSettings>,
@@ -130,6 +161,16 @@ pub enum ConfigError {
     File(#[from] FileError),
     #[error("{0}")]
     UnknownBoard(String),
+    #[error(transparent)]
+    BoardOption(#[from] OptionError),
+    #[error(transparent)]
+    BoardFile(#[from] BoardFileError),
+    #[error("board '{0}' is not made of data, so there is no file to show")]
+    NotData(String),
+    #[error("'{0}' is not of the form key=value; a board is written NAME,key=value,…")]
+    BoardWords(String),
+    #[error("{what} makes no sense {without}")]
+    Pointless { what: &'static str, without: &'static str },
     #[error("there is no {} board in this program; it has {has}", .wanted.name())]
     NoBoardFor { wanted: Arch, has: String },
     #[error("board '{board}' is an {} machine, and --arch asks for {}; leave one of them out", .is.name(), .wanted.name())]
@@ -152,10 +193,13 @@ impl ConfigError {
     /// What would help, cheapest first, where the text does not say it.
     pub fn remedies(&self) -> Vec<String> {
         match self {
-            Self::Amount(error) => error.remedies(),
+            Self::Amount(PlanError::MemoryNotPages { memory, page_size }) => {
+                whole_pages(*memory, *page_size).iter().map(ToString::to_string).collect()
+            }
             Self::BitsBeyondHost { has, .. } => {
                 vec![format!("ask for at most {has}, or leave --pa-bits out")]
             }
+            Self::BoardFile(error) => error.remedies(),
             _ => Vec::new(),
         }
     }
@@ -176,6 +220,11 @@ pub fn settle<'b>(
     arch: Option<Arch>,
 ) -> Result<Settings<'b>, ConfigError> {
     let board = find_board(boards, config.board.as_deref(), arch)?;
+    let options = config.board.iter().flat_map(|words| words.split(',').skip(1));
+    let mut board_options: Vec<String> = options.map(str::to_owned).collect();
+    board_options.sort_unstable();
+    let hotplug = hotplug(&config)?;
+    let pci = pci(&config)?;
     let rng = config.rng.is_none_or(|rng| rng.0).then(|| "rng0".to_owned());
     let id =
         |id: Option<Id>, kind: &str, index| id.map_or_else(|| format!("{kind}{index}"), |id| id.to_string());
@@ -189,11 +238,18 @@ pub fn settle<'b>(
         tap: net.tap.to_string(),
         mac: net.mac.map(|mac| mac.0),
     });
+    let cmdline = config.cmdline.unwrap_or_else(|| default_cmdline(&*board));
     let settings = Settings {
         board,
+        board_options,
+        hotplug,
+        pci,
+        guest_reach: config.guest_reach.map(|reach| reach.0),
+        queue_reach: config.queue_reach.map(|reach| reach.0),
+        strict: config.strict.is_some_and(|strict| strict.0),
         kernel: config.kernel,
         initrd: config.initrd,
-        cmdline: config.cmdline.unwrap_or_else(|| default_cmdline(board)),
+        cmdline,
         memory: config.memory.map_or(MEMORY, |memory| memory.0),
         cpus: config.cpus.map_or(1, |cpus| cpus.0),
         bits: config.pa_bits.unwrap_or_default(),
@@ -205,7 +261,95 @@ pub fn settle<'b>(
     Ok(settings)
 }
 
-fn find_board<'b>(
+fn hotplug(config: &Config) -> Result<Option<MemoryHotplug>, ConfigError> {
+    match (config.max_memory, config.memory_slots) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            Err(ConfigError::Pointless { what: "--memory-slots", without: "without --max-memory" })
+        }
+        (Some(max), slots) => {
+            let memory = config.memory.map_or(MEMORY, |memory| memory.0);
+            let slots = slots.map_or(u32::from(max.0 > memory), |slots| slots.0);
+            Ok(Some(MemoryHotplug { max_memory: max.0, slots }))
+        }
+    }
+}
+
+fn pci(config: &Config) -> Result<Option<PciConfig>, ConfigError> {
+    let window = config.pci_window.map(|window| window.0);
+    match config.pci {
+        Some(Switch(false)) if window.is_some() => {
+            Err(ConfigError::Pointless { what: "--pci-window", without: "with --pci off" })
+        }
+        Some(Switch(false)) => Ok(None),
+        _ => Ok(Some(PciConfig { window })),
+    }
+}
+
+/// A board of the program, or one made for this configuration alone.
+#[derive(Clone)]
+pub enum BoardChoice<'b> {
+    Shipped(&'b dyn Board),
+    Own(Arc<dyn Board>),
+}
+
+impl<'b> Deref for BoardChoice<'b> {
+    type Target = dyn Board + 'b;
+
+    fn deref(&self) -> &(dyn Board + 'b) {
+        match self {
+            Self::Shipped(board) => *board,
+            Self::Own(board) => &**board,
+        }
+    }
+}
+
+/// `NAME,key=value,…`: a board with its options set. What ends in `.toml` or has a `/` is a file.
+///
+/// # Errors
+/// [`ConfigError`] for a board that there is not, or not with these options.
+pub fn find_board<'b>(
+    boards: &[&'b dyn Board],
+    words: Option<&str>,
+    arch: Option<Arch>,
+) -> Result<BoardChoice<'b>, ConfigError> {
+    let name = words.and_then(|words| words.split(',').next());
+    let options = words.map_or(Ok(Vec::new()), board_options)?;
+    if let Some(name) = name.filter(|name| is_file(name)) {
+        let board = read_board(name)?.board.with(&options)?;
+        fits(&board, arch)?;
+        return Ok(BoardChoice::Own(Arc::new(board)));
+    }
+    let board = find_board_by_name(boards, name, arch)?;
+    match options.is_empty() {
+        true => Ok(BoardChoice::Shipped(board)),
+        false => Ok(BoardChoice::Own(board.with_options(&options)?.into())),
+    }
+}
+
+/// What comes after the name of a board.
+///
+/// # Errors
+/// [`ConfigError::BoardWords`] for what is no `key=value`.
+pub fn board_options(words: &str) -> Result<Vec<(String, String)>, ConfigError> {
+    let words = words.split(',').skip(1);
+    let options = words.map(|word| {
+        let (key, value) = word.split_once('=').ok_or_else(|| ConfigError::BoardWords(word.into()))?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    options.collect()
+}
+
+fn fits(board: &dyn Board, arch: Option<Arch>) -> Result<(), ConfigError> {
+    match arch {
+        Some(wanted) if wanted != board.arch() => {
+            Err(ConfigError::OtherArch { board: board.name().into(), is: board.arch(), wanted })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn find_board_by_name<'b>(
     boards: &[&'b dyn Board],
     name: Option<&str>,
     arch: Option<Arch>,
@@ -214,12 +358,7 @@ fn find_board<'b>(
         let names: Vec<&str> = boards.iter().map(|board| board.name()).collect();
         let board = boards.iter().find(|board| board.name() == name).copied();
         let board = board.ok_or_else(|| ConfigError::UnknownBoard(text::unknown("board", name, &names)))?;
-        return match arch {
-            Some(wanted) if wanted != board.arch() => {
-                Err(ConfigError::OtherArch { board: name.into(), is: board.arch(), wanted })
-            }
-            _ => Ok(board),
-        };
+        return fits(board, arch).map(|()| board);
     }
     let fits = |board: &&&dyn Board| arch.is_none_or(|arch| arch == board.arch());
     boards.iter().find(fits).copied().ok_or_else(|| {
@@ -279,6 +418,20 @@ impl Settings<'_> {
         Err(ConfigError::Amount(refused))
     }
 
+    /// Every limit to addresses that is known, in bits, with whose it is.
+    pub fn limits(&self, host: Option<&HostFacts>) -> Vec<(u8, &'static str)> {
+        let assumed = HostFacts::assumed();
+        let whose = if host.is_some() { "this host" } else { "assumed of a host" };
+        let host = host.unwrap_or(&assumed).width.bits.get();
+        let user = match self.bits {
+            Bits::Auto => None,
+            Bits::Of(bits) => Some((bits.get(), "allowed")),
+        };
+        let guest = self.guest_reach.map(|bits| (bits.get(), "the guest's reach"));
+        let queues = self.queue_reach.map(|bits| (bits, "reach of the guest's queues"));
+        [Some((host, whose)), user, guest, queues].into_iter().flatten().collect()
+    }
+
     /// What to plan with on `host`. The user's number of bits comes before the host's.
     ///
     /// # Errors
@@ -304,18 +457,22 @@ impl Settings<'_> {
                 remedies: error.remedies(),
             }),
         };
-        (self.facts_wherever(host.unwrap_or_else(assumed)), said.into_iter().collect())
+        (self.facts_wherever(host.unwrap_or_else(HostFacts::assumed)), said.into_iter().collect())
     }
 
+    /// The narrowest of what the host has or the user allows, and what the guest can use.
     fn facts_wherever(&self, host: HostFacts) -> HostFacts {
-        match self.bits {
-            Bits::Auto => host,
-            Bits::Of(bits) => HostFacts { width: Width { bits, source: WidthSource::User }, ..host },
-        }
+        let allowed = match self.bits {
+            Bits::Auto => host.width,
+            Bits::Of(bits) => Width { bits, source: WidthSource::User },
+        };
+        let guest = self.guest_reach.filter(|reach| *reach < allowed.bits);
+        let width = guest.map_or(allowed, |bits| Width { bits, source: WidthSource::Guest });
+        HostFacts { width, ..host }
     }
 
     fn assumption(&self) -> Diagnostic {
-        let host = assumed();
+        let host = HostFacts::assumed();
         let (bits, remedy) = match self.bits {
             Bits::Auto => {
                 let bits = format!("{} physical address bits, ", host.width.bits);
@@ -345,18 +502,6 @@ fn twice<'k>(pairs: impl Iterator<Item = (&'k String, String)>) -> Option<(Strin
         seen.push((key, value));
     }
     None
-}
-
-/// 40 bits is what KVM gives where it cannot be asked (Linux `Documentation/virt/kvm/api.rst`,
-/// `KVM_CREATE_VM`), 512 vCPUs what its GICv3 takes at most (`VGIC_V3_MAX_CPUS`).
-fn assumed() -> HostFacts {
-    let bits = PaBits::new(40).expect("40 is within 32 to 52");
-    HostFacts {
-        width: Width { bits, source: WidthSource::Assumed },
-        page_size: PAGE,
-        max_cpus: 512,
-        its: true,
-    }
 }
 
 #[cfg(test)]

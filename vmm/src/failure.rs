@@ -3,12 +3,16 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ambit_device_manager::{BootError, PlanError};
+use ambit_device_manager::{BootError, Diagnostic, PlanError, Refusal};
 
 use crate::config::ConfigError;
+use crate::document::DocumentError;
+use crate::fleet::FleetError;
 use crate::kvm::KvmError;
+use crate::lock::Moved;
 use crate::machine::MachineError;
 use crate::models::{FilesError, ModelsError};
 
@@ -18,11 +22,17 @@ pub enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Moved(#[from] Box<Moved>),
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]
     Models(#[from] ModelsError),
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(#[from] Refusal),
     #[error(transparent)]
     Boot(#[from] BootError),
     #[error(transparent)]
@@ -39,6 +49,13 @@ pub enum Failure {
     Entropy(#[source] io::Error),
     #[error("the output cannot be written: {0}")]
     Output(#[source] io::Error),
+    #[error("{} cannot be written: {source}", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    /// With `--strict`: what the machine would be without, each with what would help.
+    #[error("{}", strictly(.0))]
+    Lost(Vec<Diagnostic>),
+    #[error("{0}")]
+    Format(String),
 }
 
 /// A promise to scripts.
@@ -63,25 +80,35 @@ impl From<Exit> for ExitCode {
 
 /// How a plan that failed ends the program.
 pub fn exit_of_plan(error: &PlanError) -> Exit {
-    if error.is_nonsense() { Exit::BadInput } else { Exit::DoesNotFit }
+    match error {
+        PlanError::HostLacks { .. } => Exit::HostLacks,
+        error if error.is_nonsense() => Exit::BadInput,
+        _ => Exit::DoesNotFit,
+    }
 }
 
 impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(ConfigError::BitsBeyondHost { .. }) => Exit::HostLacks,
-            Self::Config(_) | Self::Files(_) | Self::Boot(_) => Exit::BadInput,
-            Self::Plan(error) => exit_of_plan(error),
+            Self::Config(_) | Self::Document(_) | Self::Fleet(_) | Self::Files(_) | Self::Boot(_) => {
+                Exit::BadInput
+            }
+            Self::Moved(_) => Exit::DoesNotFit,
+            Self::Plan(refusal) => exit_of_plan(&refusal.error),
             Self::Models(error) => error.exit(),
             Self::Kvm(error) if error.is_lack() => Exit::HostLacks,
             Self::Machine(error) if error.is_lack() => Exit::HostLacks,
             Self::Entropy(_) => Exit::HostLacks,
+            Self::Lost(_) => Exit::DoesNotFit,
+            Self::Format(_) => Exit::BadInput,
             Self::Kvm(_)
             | Self::Machine(_)
             | Self::Signals(_)
             | Self::Terminal(_)
             | Self::Events(_)
-            | Self::Output(_) => Exit::Failed,
+            | Self::Output(_)
+            | Self::Write { .. } => Exit::Failed,
         }
     }
 
@@ -89,8 +116,11 @@ impl Failure {
     pub fn remedies(&self) -> Vec<String> {
         match self {
             Self::Config(error) => error.remedies(),
+            Self::Document(error) => error.remedies(),
+            Self::Moved(error) => error.remedies(),
             Self::Files(error) => error.remedies(),
-            Self::Plan(error) => error.remedies(),
+            Self::Plan(refusal) => refusal.remedies.iter().map(ToString::to_string).collect(),
+            Self::Lost(lost) => lost.iter().flat_map(|each| each.remedies.clone()).collect(),
             _ => Vec::new(),
         }
     }
@@ -120,6 +150,11 @@ impl Failure {
     }
 }
 
+fn strictly(lost: &[Diagnostic]) -> String {
+    let lost: Vec<&str> = lost.iter().map(|each| each.message.as_str()).collect();
+    format!("{}; --strict takes no machine without it", lost.join("; "))
+}
+
 fn line(text: &mut String, label: &str, said: &str) {
     writeln!(text, "  {label}: {said}").expect("a String takes every line");
 }
@@ -128,7 +163,7 @@ fn line(text: &mut String, label: &str, said: &str) {
 mod tests {
     use std::path::Path;
 
-    use ambit_device_manager::{Width, WidthSource};
+    use ambit_device_manager::{Remedy, Width, WidthSource};
     use ambit_resources::PaBits;
 
     use super::*;
@@ -137,20 +172,21 @@ mod tests {
     #[test]
     fn a_plan_that_does_not_fit_is_told_with_its_remedies_and_ends_with_3() {
         let width = Width { bits: PaBits::new(36).unwrap(), source: WidthSource::Host };
-        let failure = Failure::from(PlanError::MemoryBeyondWidth {
+        let error = PlanError::MemoryBeyondWidth {
             memory: 64 << 30,
             base: 1 << 30,
             last: (65 << 30) - 1,
             needed: 37,
             width,
-            most: 63 << 30,
-        });
+            short: 1 << 30,
+        };
+        let failure = Failure::from(Refusal { error, remedies: vec![Remedy::Memory(63 << 30)] });
 
         assert_eq!(failure.exit(), Exit::DoesNotFit);
         assert_eq!(
             failure.text(),
             "ambit: error: 64 GiB of memory at [0x40000000-0x103fffffff] needs 37 physical address bits, and \
-             this host has 36\n  help: give the guest at most 63 GiB of memory\n  help: use a host with 37 bits\n"
+             this host has 36, which is 1 GiB too few\n  help: give the guest at most 63 GiB of memory\n"
         );
     }
 
@@ -169,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_makes_no_sense_anywhere_is_a_bad_argument() {
-        let failure = Failure::from(PlanError::MemoryNotPages { memory: 1, page_size: 4096 });
+        let error = PlanError::MemoryNotPages { memory: 1, page_size: 4096 };
+        let failure = Failure::from(ConfigError::Amount(error));
 
         assert_eq!(failure.exit(), Exit::BadInput);
         assert_eq!(

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use ambit_bus::Model;
-use ambit_device_manager::{Board, HostFacts, MachineConfig, Plan};
+use ambit_device_manager::{Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity};
 use ambit_platform::pl011::{Input, Pl011Model, Sink};
 use ambit_platform::pl031::Pl031Model;
 use ambit_virtio::mmio::{MmioModel, request};
@@ -28,6 +28,9 @@ pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
     MachineConfig {
         cpus: settings.cpus,
         memory: settings.memory,
+        hotplug: settings.hotplug,
+        pci: settings.pci,
+        queue_reach: settings.queue_reach,
         devices: rng.chain(disks).chain(nets).collect(),
     }
 }
@@ -41,7 +44,18 @@ pub fn plan(settings: &Settings<'_>, host: Option<&HostFacts>) -> Result<Plan, F
         Some(host) => settings.facts(host.clone())?,
         None => settings.facts_on_paper(None).0,
     };
-    Ok(ambit_device_manager::plan(settings.board, &machine_config(settings), &facts)?)
+    let plan = ambit_device_manager::plan(&*settings.board, &machine_config(settings), &facts)?;
+    strictly(settings, plan)
+}
+
+/// `plan`, unless it lacks something and the user takes no such machine.
+///
+/// # Errors
+/// [`Failure::Lost`] with all that was left out or cut short.
+pub fn strictly(settings: &Settings<'_>, plan: Plan) -> Result<Plan, Failure> {
+    let lost = plan.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Warning);
+    let lost: Vec<Diagnostic> = lost.filter(|_| settings.strict).cloned().collect();
+    if lost.is_empty() { Ok(plan) } else { Err(Failure::Lost(lost)) }
 }
 
 /// A model for every device of a machine, fixtures included.
@@ -80,7 +94,7 @@ impl ModelsError {
 /// # Errors
 /// [`ModelsError`] for the first one that cannot be made.
 pub fn make(settings: &Settings<'_>, disks: Vec<File>, output: Sink) -> Result<Models, ModelsError> {
-    let Models { mut all, console } = fixtures(settings.board, output)?;
+    let Models { mut all, console } = fixtures(&*settings.board, output)?;
     if let Some(id) = &settings.rng {
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
@@ -103,6 +117,10 @@ fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
     let mut all: Vec<Arc<dyn Model>> = Vec::new();
     let (mut output, mut console) = (Some(output), None);
     for fixture in board.fixtures() {
+        if let Some(model) = board.model(&fixture.request) {
+            all.push(model);
+            continue;
+        }
         let id = fixture.request.id;
         match fixture.request.kind.as_str() {
             "pl011" => {
@@ -136,8 +154,6 @@ mod tests {
     use crate::config::{Config, settle};
     use crate::toy::PC;
 
-    const NATIVE: ambit_aarch64::Native = ambit_aarch64::Native;
-
     fn net(tap: &str) -> NetSettings {
         NetSettings { id: "net0".into(), tap: tap.into(), mac: None }
     }
@@ -145,11 +161,12 @@ mod tests {
     #[test]
     fn every_model_asks_for_what_was_planned_for_it() {
         let disk = "path=anywhere,id=root".parse().unwrap();
-        let settings = settle(Config { disks: vec![disk], ..Config::default() }, &[&NATIVE], None).unwrap();
+        let native = ambit_aarch64::native();
+        let settings = settle(Config { disks: vec![disk], ..Config::default() }, &[&native], None).unwrap();
 
         let models = make(&settings, vec![tempfile::tempfile().unwrap()], Box::new(|_| {})).unwrap();
 
-        let fixtures = NATIVE.fixtures().into_iter().map(|fixture| fixture.request);
+        let fixtures = native.fixtures().into_iter().map(|fixture| fixture.request);
         let planned: Vec<_> = fixtures.chain(machine_config(&settings).devices).collect();
         let asked: Vec<_> = models.all.iter().map(|model| model.request()).collect();
         assert_eq!(asked, planned);

@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::events::{self, Ending, Endings, Keyboard};
 use crate::failure::{Exit, Failure};
 use crate::kvm::{self, KvmError};
+use crate::lock::Lock;
 use crate::machine::{Machine, MachineError};
 use crate::models::Files;
 use crate::output::Output;
@@ -49,11 +50,11 @@ impl From<Ended> for u8 {
 ///
 /// # Errors
 /// [`Failure`] for the first thing that is wrong.
-pub fn run(settings: &Settings<'_>, timings: &Timings) -> Result<Ended, Failure> {
+pub fn run(settings: &Settings<'_>, locked: Option<&Lock>, timings: &Timings) -> Result<Ended, Failure> {
     let signals = signals::listen().map_err(Failure::Signals)?;
     let mut files = models::open(settings)?;
     let disks = std::mem::take(&mut files.disks);
-    let (plan, image) = on_paper(settings, &files, timings)?;
+    let (plan, image) = on_paper(settings, locked, &files, timings)?;
     let output = Output::start(io::stdout()).map_err(MachineError::Thread)?;
     let guest_prints = output.clone();
     let sink = Box::new(move |bytes: &[u8]| guest_prints.put(bytes));
@@ -82,26 +83,30 @@ pub fn run(settings: &Settings<'_>, timings: &Timings) -> Result<Ended, Failure>
 /// checked all the same, and then the host is refused.
 fn on_paper<'a>(
     settings: &'a Settings<'_>,
+    locked: Option<&Lock>,
     files: &'a Files,
     timings: &Timings,
 ) -> Result<(Plan, BootImage<'a>), Failure> {
-    let board = settings.board;
+    let board = &*settings.board;
     let host = if board.arch() == Arch::host() { kvm::host_facts() } else { Err(wrong_host(settings)) };
     let plan = match (models::plan(settings, host.as_ref().ok()), host) {
         // What does not fit a host that nobody knows may fit the one that is missing.
-        (Err(Failure::Plan(error)), Err(lack)) if !error.is_nonsense() => return Err(lack.into()),
+        (Err(Failure::Plan(refusal)), Err(lack)) if !refusal.error.is_nonsense() => return Err(lack.into()),
         (Ok(plan), Err(lack)) => {
+            locked.map_or(Ok(()), |lock| lock.check(&plan, settings)).map_err(Box::new)?;
             board.boot_image(&plan, &files.payload(&settings.cmdline, None))?;
             return Err(lack.into());
         }
         (plan, _) => plan?,
     };
+    locked.map_or(Ok(()), |lock| lock.check(&plan, settings)).map_err(Box::new)?;
     timings.reached(Phase::Plan);
     let image = board.boot_image(&plan, &files.payload(&settings.cmdline, Some(seed()?)))?;
     Ok((plan, image))
 }
 
-fn wrong_host(settings: &Settings<'_>) -> KvmError {
+/// What is said where `settings` want a machine of another kind than this host.
+pub fn wrong_host(settings: &Settings<'_>) -> KvmError {
     KvmError::WrongArch {
         host: Arch::host().name(),
         board: settings.board.name().into(),

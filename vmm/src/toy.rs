@@ -1,11 +1,13 @@
 //! Boards for tests, of each architecture one.
 
+use std::sync::Arc;
+
 use std::ops::RangeInclusive;
 
-use ambit_bus::{Description, Needs, Request, Trigger};
+use ambit_bus::{Needs, Request, Trigger};
 use ambit_device_manager::{
-    Arch, Board, BootError, BootImage, Fixture, HostFacts, MachineConfig, MemoryMap, Part, Payload, Place,
-    Plan, RegionKind,
+    Above, Arch, Board, BootError, BootImage, DevicePlaces, Fixture, HostFacts, MachineConfig, MemoryMap,
+    Part, Payload, Place, Plan, PlanError, RamPlace, RegionKind,
 };
 use ambit_resources::{AddressRange, IrqPin};
 
@@ -20,7 +22,7 @@ pub const TOY: Toy = Toy { name: "toy", arch: Arch::Aarch64, console: "pl011" };
 pub const PC: Toy = Toy { name: "pc", arch: Arch::X86_64, console: "uart16550" };
 
 impl Board for Toy {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.name
     }
 
@@ -28,27 +30,34 @@ impl Board for Toy {
         self.arch
     }
 
-    fn map(&self, _: &MachineConfig, _: &HostFacts) -> MemoryMap {
+    fn map(&self, _: &MachineConfig, _: &HostFacts) -> Result<MemoryMap, PlanError> {
         const PINS: RangeInclusive<u32> = 16..=31;
-        MemoryMap {
+        Ok(MemoryMap {
             parts: vec![
                 part("gic.dist", Place::At(AddressRange::fixed(0x900_0000, 64 << 10))),
                 part("gic.its", Place::Absent { size: 128 << 10, reason: "a toy has none".into() }),
             ],
-            ram_base: 1 << 30,
-            devices: AddressRange::fixed(0x200_0000, 1 << 20),
+            ram: RamPlace { base: 1 << 30, grain: 1, slot_room: 0, max_slots: 4 },
+            above: Above::default(),
+            frames: None,
+            devices: DevicePlaces {
+                window: AddressRange::fixed(0x200_0000, 1 << 20),
+                grain: 0x200,
+                pins: PINS,
+            },
             pins: 32,
-            device_pins: PINS,
+            pci: None,
             max_cpus: 8,
-        }
+            width: None,
+        })
     }
 
     fn fixtures(&self) -> Vec<Fixture> {
         let request = Request {
             id: "uart0".into(),
             kind: self.console.into(),
-            needs: Needs { registers: 0x1000, irq: Some(Trigger::Level) },
-            description: Description::default(),
+            needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Level) },
+            description: Arc::default(),
         };
         vec![Fixture { request, base: 0x100_0000, pin: Some(IrqPin(0)) }]
     }

@@ -111,26 +111,36 @@ fn a_plan_is_a_table_of_everything_with_an_address() {
     assert_eq!(
         said.out,
         "\
-board native (aarch64), 2 vCPUs, 3 GiB of memory, 36 address bits allowed, 32 asked of KVM
+board native (aarch64), 2 vCPUs, 3 GiB of memory
+36 address bits allowed, 33 asked of KVM; stage 2: 2 levels from level 2 (8 tables side by side), T0SZ 31, SL0 0, pages of 4 KiB
 
-BASE        LAST           SIZE  KIND                  NAME          INTID
-0x01000000  0x01000fff    4 KiB  pl011                 uart0            32
-0x01010000  0x01010fff    4 KiB  pl031                 rtc0             33
-0x02000000  0x02000fff    4 KiB  virtio-rng            rng0             48
-0x02001000  0x02001fff    4 KiB  virtio-blk            root             49
-0x02002000  0x02002fff    4 KiB  virtio-net            net0             50
-0x08000000  0x080fffff    1 MiB  reserved              reserved.msi      -
-0x09000000  0x0900ffff   64 KiB  interrupt-controller  gic.dist          -
-0x09020000  0x0903ffff  128 KiB  interrupt-controller  gic.its           -
-0x0a000000  0x0a03ffff  256 KiB  interrupt-controller  gic.redist0       -
-0x40000000  0xffffffff    3 GiB  ram                   ram0              -
+BASE         LAST               SIZE  KIND                  NAME          INTID
+0x001000000  0x001000fff       4 KiB  pl011                 uart0            32
+0x001010000  0x001010fff       4 KiB  pl031                 rtc0             33
+0x002000000  0x002000fff       4 KiB  virtio-rng            rng0             48
+0x002001000  0x002001fff       4 KiB  virtio-blk            root             49
+0x002002000  0x002002fff       4 KiB  virtio-net            net0             50
+0x008000000  0x0080fffff       1 MiB  reserved              reserved.msi      -
+0x009000000  0x00900ffff      64 KiB  interrupt-controller  gic.dist          -
+0x009020000  0x00903ffff     128 KiB  interrupt-controller  gic.its           -
+0x00a000000  0x00a03ffff     256 KiB  interrupt-controller  gic.redist0       -  2 vCPUs
+0x010000000  0x01fffffff     256 MiB  pci                   pci.ecam          -
+0x020000000  0x03ffeffff  524224 KiB  pci                   pci.mmio32        -
+0x03fff0000  0x03fffffff      64 KiB  pci                   pci.io            -
+0x040000000  0x0ffffffff       3 GiB  ram                   ram0              -
+0x100000000  0x13fffffff       1 GiB  pci                   pci.mmio64        -
 
 PIN  INTID  NAME
   0     32  uart0
   1     33  rtc0
+  2     34  pci.inta  shared by PCI functions without MSI
+  3     35  pci.intb  shared by PCI functions without MSI
+  4     36  pci.intc  shared by PCI functions without MSI
+  5     37  pci.intd  shared by PCI functions without MSI
  16     48  rng0
  17     49  root
  18     50  net0
+941 of 944 pins for devices (16 to 959) are free
 
 note: no host was asked; assumed is one with pages of 4096 bytes, 512 vCPUs and an ITS
   help: plan on the host itself
@@ -182,7 +192,7 @@ fn a_plan_that_does_not_fit_ends_with_3_and_says_what_would_help() {
     assert_eq!(
         &said[error..],
         "ambit: error: 64 GiB of memory at [0x40000000-0x103fffffff] needs 37 physical address bits, and 36 were \
-         allowed\n  help: give the guest at most 63 GiB of memory\n  help: allow 37 bits, if the host has them\n"
+         allowed, which is 1 GiB too few\n  help: give the guest at most 63 GiB of memory\n  help: allow 37 bits, if the host has them\n"
     );
 
     let said = desk.ambit("plan --memory 64G --pa-bits 36 --format json");
@@ -311,7 +321,7 @@ fn an_architecture_without_a_board_is_told_which_boards_there_are() {
 
     assert_eq!(
         desk.refusal(2, "plan --arch x86_64"),
-        "ambit: error: there is no x86_64 board in this program; it has native (aarch64)\n"
+        "ambit: error: there is no x86_64 board in this program; it has native (aarch64), qemu-virt (aarch64), kvmtool (aarch64)\n"
     );
     assert_eq!(
         desk.refusal(2, "plan --arch x86_64 --board native"),

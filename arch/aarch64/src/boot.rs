@@ -11,8 +11,10 @@ use ambit_device_manager::{BootError, BootImage, Payload, Piece, Plan};
 use ambit_resources::AddressRange;
 use linux_loader::cmdline::{Cmdline, Error as CmdlineError};
 
-use crate::fdt::{self, Chosen};
+use crate::fdt::{self, Chosen, TreeError};
 use crate::image::{Image, ImageError};
+use crate::spec::BoardSpec;
+use crate::tree::{Edit, Node};
 
 /// EL1 with its own stack pointer; debug, SError, IRQ and FIQ masked.
 pub const PSTATE: u64 = 0x3c5;
@@ -32,11 +34,11 @@ const INITRD_REACH: u64 = 32 << 30;
 /// # Errors
 /// [`BootError`] for a kernel that is not an arm64 `Image`, an initrd that is empty, a command line that
 /// Linux would not read in full, and whatever does not fit in the first run of RAM.
-pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
+pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>, board: &BoardSpec) -> Result<BootImage<'a>, BootError> {
     let ram = plan.ram().next().ok_or_else(|| BootError::Tree("the plan has no RAM".into()))?;
     let cmdline = command_line(payload.cmdline)?;
     let initrd_size = payload.initrd.map_or(0, |initrd| initrd.len() as u64);
-    let base = ram.first().next_multiple_of(TWO_MIB);
+    let base = ram.first().next_multiple_of(TWO_MIB).saturating_add(board.kernel_offset);
     let most = ram.size().saturating_sub(base - ram.first());
     let image = Image::open(payload.kernel, most).map_err(|error| refuse(error, ram, base, initrd_size))?;
 
@@ -46,7 +48,8 @@ pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, Bo
     let initrd =
         payload.initrd.map(|bytes| place_initrd(&mut room, kernel, bytes.len() as u64)).transpose()?;
     let chosen = Chosen { cmdline: &cmdline, initrd, seed: payload.seed };
-    let tree = fdt::device_tree(plan, &chosen).map_err(|error| BootError::Tree(error.to_string()))?;
+    let tree = tree(plan, &chosen, &board.edits).and_then(|tree| fdt::flat(&tree));
+    let tree = tree.map_err(|error| BootError::Tree(error.to_string()))?;
     let dtb = room.take_unbroken("the device tree", tree.len() as u64)?;
 
     let mut pieces = vec![Piece { name: "kernel", address: kernel.first(), bytes: image.bytes }];
@@ -55,6 +58,18 @@ pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, Bo
     }
     pieces.push(Piece { name: "device tree", address: dtb.first(), bytes: Cow::Owned(tree) });
     Ok(BootImage { pieces, entry: kernel.first(), argument: dtb.first() })
+}
+
+/// What the guest is told, with the board's own changes.
+///
+/// # Errors
+/// [`TreeError`] for a plan that cannot be told, or a change that takes away what is not there.
+pub fn tree(plan: &Plan, chosen: &Chosen, edits: &[Edit]) -> Result<Node, TreeError> {
+    let mut tree = fdt::device_tree(plan, chosen)?;
+    match edits.iter().find(|edit| !tree.apply(edit)) {
+        Some(edit) => Err(TreeError::Edit(edit.path.clone())),
+        None => Ok(tree),
+    }
 }
 
 fn refuse(error: ImageError, ram: AddressRange, base: u64, initrd: u64) -> BootError {

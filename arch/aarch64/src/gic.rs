@@ -1,4 +1,4 @@
-//! Where a GICv3's frames are, and the numbers one interrupt has: pin, INTID, cells, KVM's word.
+//! Where a GIC's frames are, and the numbers one interrupt has: pin, INTID, cells, KVM's word.
 
 use ambit_bus::Trigger;
 use ambit_device_manager::{Plan, Region, RegionKind};
@@ -8,13 +8,23 @@ use ambit_resources::{AddressRange, IrqPin};
 pub const DIST_SIZE: u64 = 64 << 10;
 /// One vCPU's redistributor: the RD and SGI frames. KVM never exposes GICv4's other two.
 pub const REDIST_SIZE: u64 = 128 << 10;
+/// With the frames that GICv4 adds for virtual LPIs (Arm IHI 0069, 12.10).
+pub const REDIST_V4_SIZE: u64 = 256 << 10;
 /// Control and translation frames.
 pub const ITS_SIZE: u64 = 128 << 10;
-/// Every frame begins at a multiple of this.
-const FRAME_ALIGN: u64 = 64 << 10;
+/// Every GICv3 frame begins at a multiple of this.
+pub const FRAME_ALIGN: u64 = 64 << 10;
+/// What KVM takes for GICv2 (`KVM_VGIC_V2_DIST_SIZE`, `KVM_VGIC_V2_CPU_SIZE`), at multiples of 4 KiB.
+const V2_DIST_SIZE: u64 = 4 << 10;
+const V2_CPU_SIZE: u64 = 8 << 10;
+const V2_ALIGN: u64 = 4 << 10;
 
 /// KVM's limit (Linux `include/kvm/arm_vgic.h`, `VGIC_V3_MAX_CPUS`).
 pub const MAX_CPUS: u32 = 512;
+/// The same of GICv2 (`VGIC_V2_MAX_CPUS`): it names vCPUs by 8 bits.
+pub const V2_MAX_CPUS: u32 = 8;
+/// KVM counts redistributor regions by 8 bits.
+pub const MAX_REDIST_REGIONS: usize = 256;
 /// INTID of pin 0.
 pub const FIRST_SPI: u32 = 32;
 /// KVM takes at most 992 interrupts, and 32 of those are private to a vCPU (its limit of 1023 is no
@@ -25,23 +35,44 @@ pub const SPIS: u32 = 960;
 pub const DIST: &str = "gic.dist";
 /// The interrupt translation service's region.
 pub const ITS: &str = "gic.its";
+/// GICv2's interface to a CPU.
+pub const CPU: &str = "gic.cpu";
 const REDIST: &str = "gic.redist";
 
 /// The name of redistributor region `index`.
-pub fn redist(index: u32) -> String {
+pub fn redist(index: usize) -> String {
     format!("{REDIST}{index}")
+}
+
+/// How many vCPUs have room in a GICv3's window of `window` bytes that also holds the distributor, the ITS if
+/// there is one, and `pages` of 64 KiB of other devices.
+pub fn capacity(window: u64, its: bool, pages: u64) -> u64 {
+    let frames = DIST_SIZE + if its { ITS_SIZE } else { 0 };
+    let taken = pages.saturating_mul(64 << 10).saturating_add(frames);
+    window.saturating_sub(taken) / REDIST_SIZE
 }
 
 /// One plan's interrupt controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gic {
     pub dist: AddressRange,
-    /// `None` where the host has none.
-    pub its: Option<AddressRange>,
-    /// In the order KVM is told of them; together exactly as many redistributors as vCPUs.
-    pub redists: Vec<RedistRegion>,
+    pub cpus: CpuSide,
     /// SGIs, PPIs and SPIs together, as `KVM_DEV_ARM_VGIC_GRP_NR_IRQS` takes it.
     pub interrupts: u32,
+}
+
+/// What a GIC has for its vCPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CpuSide {
+    /// GICv3.
+    Redists {
+        /// In the order KVM is told of them; together exactly as many redistributors as vCPUs.
+        regions: Vec<RedistRegion>,
+        /// `None` where the host has none.
+        its: Option<AddressRange>,
+    },
+    /// GICv2: one window that every vCPU sees its own interface in.
+    Interface(AddressRange),
 }
 
 /// A run of redistributors, one after the other.
@@ -50,18 +81,27 @@ pub struct RedistRegion {
     pub range: AddressRange,
     /// At least 1.
     pub count: u32,
+    /// What the guest is told: `range`, or more where the board keeps room after it.
+    pub room: AddressRange,
 }
 
-/// Why a plan is not one of a machine with a GICv3 under KVM. [`crate::Native`]'s plans always are.
+impl RedistRegion {
+    /// From one redistributor to the next, in bytes.
+    pub fn stride(self) -> u64 {
+        self.range.size() / u64::from(self.count.max(1))
+    }
+}
+
+/// Why a plan is not one of a machine with a GIC. The plans of this crate's boards always are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GicError {
-    #[error("the plan has no {0}, and without it there is no GICv3")]
+    #[error("the plan has no {0}, and without it there is no GIC")]
     Missing(&'static str),
     #[error("{name} at {range} is not {wanted}")]
     Frame { name: String, range: AddressRange, wanted: String },
     #[error("the plan has {redists} redistributors and {cpus} vCPUs; there must be one for each")]
     Redists { redists: u64, cpus: u32 },
-    #[error("the plan has {0} redistributor regions, and KVM takes at most 256")]
+    #[error("the plan has {0} redistributor regions, and KVM takes at most {MAX_REDIST_REGIONS}")]
     Regions(usize),
 }
 
@@ -69,13 +109,34 @@ impl Gic {
     /// # Errors
     /// [`GicError`] for a part that is missing, misaligned, of the wrong size or number.
     pub fn from_plan(plan: &Plan) -> Result<Self, GicError> {
-        let dist = plan.range(DIST).ok_or(GicError::Missing(DIST))?;
-        frame(DIST, dist, DIST_SIZE)?;
-        let its = plan.range(ITS);
-        its.map_or(Ok(()), |range| frame(ITS, range, ITS_SIZE))?;
-        let redists = redist_regions(plan)?;
+        let part = |name| plan.part(RegionKind::InterruptController, name);
+        let dist = part(DIST).ok_or(GicError::Missing(DIST))?;
         let interrupts = interrupt_count(plan.highest_pin());
-        Ok(Self { dist, its, redists, interrupts })
+        if let Some(interface) = part(CPU) {
+            frame(DIST, dist, V2_DIST_SIZE, V2_ALIGN)?;
+            frame(CPU, interface, V2_CPU_SIZE, V2_ALIGN)?;
+            return Ok(Self { dist, cpus: CpuSide::Interface(interface), interrupts });
+        }
+        frame(DIST, dist, DIST_SIZE, FRAME_ALIGN)?;
+        let its = part(ITS);
+        its.map_or(Ok(()), |range| frame(ITS, range, ITS_SIZE, FRAME_ALIGN))?;
+        Ok(Self { dist, cpus: CpuSide::Redists { regions: redist_regions(plan)?, its }, interrupts })
+    }
+
+    /// Where messages go, if anywhere.
+    pub fn its(&self) -> Option<AddressRange> {
+        match &self.cpus {
+            CpuSide::Redists { its, .. } => *its,
+            CpuSide::Interface(_) => None,
+        }
+    }
+
+    /// None with a GICv2.
+    pub fn redists(&self) -> &[RedistRegion] {
+        match &self.cpus {
+            CpuSide::Redists { regions, .. } => regions,
+            CpuSide::Interface(_) => &[],
+        }
     }
 }
 
@@ -83,20 +144,24 @@ fn redist_regions(plan: &Plan) -> Result<Vec<RedistRegion>, GicError> {
     let index = |region: &Region| region.name.strip_prefix(REDIST)?.parse::<u32>().ok();
     // A user may well call a device gic.redist1.
     let ours = plan.regions.iter().filter(|region| region.kind == RegionKind::InterruptController);
-    let mut regions: Vec<(u32, AddressRange)> =
-        ours.filter_map(|region| index(region).zip(region.range)).collect();
+    let mut regions: Vec<(u32, &Region)> = ours.filter_map(|region| Some((index(region)?, region))).collect();
     regions.sort_by_key(|(index, _)| *index);
     let mut redists = Vec::with_capacity(regions.len());
-    for (index, range) in regions {
-        let count = u32::try_from(range.size() / REDIST_SIZE).unwrap_or(u32::MAX);
-        frame(&redist(index), range, u64::from(count.clamp(1, MAX_CPUS)) * REDIST_SIZE)?;
-        redists.push(RedistRegion { range, count });
+    for (_, region) in regions {
+        let (Some(range), Some(count)) = (region.range, region.frames) else { continue };
+        let stride = range.size() / u64::from(count.max(1));
+        if !range.size().is_multiple_of(REDIST_SIZE * u64::from(count.max(1))) || stride > REDIST_V4_SIZE {
+            let wanted = format!("redistributors of {REDIST_SIZE:#x} or {REDIST_V4_SIZE:#x} bytes");
+            return Err(GicError::Frame { name: region.name.clone(), range, wanted });
+        }
+        frame(&region.name, range, range.size(), FRAME_ALIGN)?;
+        redists.push(RedistRegion { range, count, room: region.room.unwrap_or(range) });
     }
     let total = redists.iter().map(|region| u64::from(region.count)).sum();
     if redists.is_empty() {
         return Err(GicError::Missing(REDIST));
     }
-    if redists.len() > 256 {
+    if redists.len() > MAX_REDIST_REGIONS {
         return Err(GicError::Regions(redists.len()));
     }
     if total != u64::from(plan.cpus) {
@@ -105,11 +170,12 @@ fn redist_regions(plan: &Plan) -> Result<Vec<RedistRegion>, GicError> {
     Ok(redists)
 }
 
-fn frame(name: &str, range: AddressRange, size: u64) -> Result<(), GicError> {
-    if range.size() == size && range.first().is_multiple_of(FRAME_ALIGN) {
+/// At least `size` bytes at a multiple of `align`.
+fn frame(name: &str, range: AddressRange, size: u64, align: u64) -> Result<(), GicError> {
+    if range.size() >= size && range.first().is_multiple_of(align) {
         return Ok(());
     }
-    let wanted = format!("{size:#x} bytes at a multiple of {FRAME_ALIGN:#x}");
+    let wanted = format!("{size:#x} bytes at a multiple of {align:#x}");
     Err(GicError::Frame { name: name.into(), range, wanted })
 }
 
@@ -189,7 +255,8 @@ mod tests {
     use super::*;
 
     fn region(base: u64, count: u32) -> RedistRegion {
-        RedistRegion { range: AddressRange::fixed(base, u64::from(count) * REDIST_SIZE), count }
+        let range = AddressRange::fixed(base, u64::from(count) * REDIST_SIZE);
+        RedistRegion { range, count, room: range }
     }
 
     #[test]
@@ -197,6 +264,31 @@ mod tests {
         assert_eq!(region(0x080a_0000, 123).word(0), 0x07b0_0000_080a_0000);
         assert_eq!(region(0x40_0000_0000, 389).word(1), 0x1850_0040_0000_0001);
         assert_eq!(region(0x40_0000_0000, 512).word(1), 0x2000_0040_0000_0001);
+    }
+
+    #[test]
+    fn the_room_of_a_window_is_what_is_left_beside_the_other_frames() {
+        const PAGE: u64 = 64 << 10;
+        // Window, ITS, pages of other devices, vCPUs.
+        let windows = [
+            (16 << 20, false, 0, 127),
+            (16 << 20, true, 0, 126),
+            // QEMU's first region has redistributors alone.
+            (0xf6_0000 + DIST_SIZE, false, 0, 123),
+            ((128 << 20) - 3 * PAGE, false, 0, 1022),
+            ((128 << 20) - 3 * PAGE, true, 0, 1021),
+            (128 << 20, false, 4, 1021),
+            (0x403_0000, true, 0, 512),
+            (0x201_0000, true, 0, 255),
+            (0xf9_0000, true, 0, 123),
+            (0xfb_0000, true, 0, 124),
+            (0, true, 0, 0),
+            (u64::MAX, true, u64::MAX, 0),
+        ];
+
+        for (window, its, pages, cpus) in windows {
+            assert_eq!(capacity(window, its, pages), cpus, "{window:#x}");
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 mod machine;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use ambit_aarch64::fdt::{Chosen, device_tree};
+use ambit_aarch64::fdt::{Chosen, device_tree, flat};
 use ambit_aarch64::gic;
 use ambit_bus::Trigger;
 use ambit_device_manager::{Plan, RegionKind};
@@ -13,8 +14,12 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use machine::{Machine, machine};
 
+fn blob(plan: &Plan, chosen: &Chosen) -> Vec<u8> {
+    flat(&device_tree(plan, chosen).unwrap()).unwrap()
+}
+
 fn tree_of(plan: &Plan) -> Vec<u8> {
-    device_tree(plan, &Chosen::default()).unwrap()
+    blob(plan, &Chosen::default())
 }
 
 fn parse(blob: &[u8]) -> Fdt<'_> {
@@ -42,6 +47,14 @@ fn ranges(node: &FdtNode) -> Vec<AddressRange> {
     numbers.as_chunks::<2>().0.iter().map(|[first, size]| AddressRange::fixed(*first, *size)).collect()
 }
 
+/// What the CPU sees of `ranges`: three cells of the bus's address, two of the CPU's, two of size.
+fn pci_windows(node: &FdtNode) -> Vec<AddressRange> {
+    let wide = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+    let cells = cells(node, "ranges").unwrap_or_default();
+    let window = |entry: &[u32; 7]| AddressRange::fixed(wide(entry[3], entry[4]), wide(entry[5], entry[6]));
+    cells.as_chunks::<7>().0.iter().map(window).collect()
+}
+
 fn is(node: &FdtNode, compatible: &str) -> bool {
     strings(node, "compatible").iter().any(|name| name == compatible)
 }
@@ -67,6 +80,10 @@ fn told(fdt: &Fdt) -> Vec<(AddressRange, RegionKind)> {
             () if strings(&node, "device_type") == ["memory"] => RegionKind::Ram,
             () if is(&node, "arm,gic-v3") || is(&node, "arm,gic-v3-its") => RegionKind::InterruptController,
             () if strings(&node, "device_type") == ["cpu"] => continue,
+            () if is(&node, "pci-host-ecam-generic") => {
+                told.extend(pci_windows(&node).into_iter().map(|window| (window, RegionKind::Pci)));
+                RegionKind::Pci
+            }
             () => RegionKind::Device,
         };
         told.extend(ranges(&node).into_iter().map(|range| (range, kind)));
@@ -146,9 +163,9 @@ fn the_interrupt_controller_counts_its_redistributor_regions() {
         let gic = gic::Gic::from_plan(&plan).unwrap();
 
         let frames: Vec<AddressRange> =
-            [gic.dist].into_iter().chain(gic.redists.iter().map(|region| region.range)).collect();
+            [gic.dist].into_iter().chain(gic.redists().iter().map(|region| region.range)).collect();
         assert_eq!(ranges(&intc), frames);
-        let count = u32::try_from(gic.redists.len()).unwrap();
+        let count = u32::try_from(gic.redists().len()).unwrap();
         assert_eq!(cells(&intc, "#redistributor-regions"), Some(vec![count]));
     }
 }
@@ -213,7 +230,7 @@ fn the_seed_is_split_between_placement_and_entropy_and_shared_by_neither() {
     let mut seed = [0; 64];
     seed.iter_mut().zip(1..).for_each(|(byte, value)| *byte = value);
     let chosen = Chosen { seed: Some(seed), ..Chosen::default() };
-    let blob = device_tree(&machine().plan(), &chosen).unwrap();
+    let blob = blob(&machine().plan(), &chosen);
     let node = parse(&blob).root().child("chosen").unwrap();
 
     assert_eq!(node.property("kaslr-seed").unwrap().value(), &seed[..8]);
@@ -233,7 +250,7 @@ fn without_a_seed_the_tree_has_none_and_is_the_same_every_time() {
 #[test]
 fn a_device_that_the_guest_is_not_told_of_has_no_node() {
     let mut machine = machine().device("secret");
-    machine.config.devices[0].description.node.clear();
+    Arc::make_mut(&mut machine.config.devices[0].description).node.clear();
     let blob = tree_of(&machine.plan());
 
     assert!(!nodes(&parse(&blob)).iter().any(|node| is(node, "virtio,mmio")));
@@ -248,7 +265,7 @@ fn the_tree_of_two_cpus_a_disk_and_a_nic_is_the_golden_one() {
         initrd: Some(AddressRange::fixed(0x4200_0000, 0x12_3456)),
         seed: None,
     };
-    let blob = device_tree(&plan, &chosen).unwrap();
+    let blob = blob(&plan, &chosen);
     let text = parse(&blob).to_string();
 
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/native-2cpu-disk-net.dts");

@@ -16,4 +16,4 @@ mod model;
 pub use bus::{Bus, BusError};
 pub use device::{Device, Effect, Offset, Shared, share};
 pub use host::{Doorbell, Host, HostError, IrqLine, IrqWire};
-pub use model::{Description, Model, Needs, Property, Request, Slot, Trigger};
+pub use model::{Bar, Description, Model, Needs, Property, Request, Slot, Trigger};

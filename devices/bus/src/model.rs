@@ -1,6 +1,7 @@
 //! A device as configured, not yet built.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use ambit_resources::{AddressRange, IrqPin};
 use serde::{Deserialize, Serialize};
@@ -15,16 +16,31 @@ pub struct Request {
     /// What it is, in a word: "virtio-blk", "pl011".
     pub kind: String,
     pub needs: Needs,
-    pub description: Description,
+    pub description: Arc<Description>,
 }
 
 /// The room a device needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Needs {
+    /// One register window on the board's own bus.
+    Board {
+        /// Size in bytes of the window; a power of two, also its alignment. A board may give more.
+        registers: u64,
+        /// The interrupt it raises, if any.
+        irq: Option<Trigger>,
+    },
+    /// One function on PCI bus 0: 4 KiB of configuration space, and a window for each of these.
+    Pci { bars: Vec<Bar> },
+}
+
+/// A base address register's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Needs {
-    /// Size in bytes of its register window; a power of two, also its alignment.
-    pub registers: u64,
-    /// The interrupt it raises, if any.
-    pub irq: Option<Trigger>,
+pub struct Bar {
+    /// In bytes; a power of two, also its alignment.
+    pub size: u64,
+    /// Of 64 bits: it goes into the window above RAM, and never into the one below 4 GiB.
+    pub wide: bool,
 }
 
 /// How an interrupt pin is driven.
@@ -61,7 +77,8 @@ pub enum Property {
     Clocks(Vec<String>),
 }
 
-/// The room one device got.
+/// The room one device got. Of a PCI function, window 0 is its configuration space, and the others are its
+/// BARs in their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     pub windows: Vec<AddressRange>,

@@ -2,34 +2,138 @@
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use ambit_bus::Request;
+use ambit_bus::{Model, Request};
 use ambit_resources::{AddressRange, IrqPin, PaBits, human_size};
 use serde::{Deserialize, Serialize};
 
-use crate::Plan;
+use crate::{Plan, PlanError};
 
 /// One machine model. No method touches the host; the same arguments give the same answers.
-pub trait Board: Sync {
+pub trait Board: Send + Sync {
     /// What the user calls it.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     fn arch(&self) -> Arch;
 
+    /// What it is for, in a line.
+    fn about(&self) -> String {
+        String::new()
+    }
+
+    /// What [`Board::with_options`] takes.
+    fn options(&self) -> Vec<BoardOption> {
+        Vec::new()
+    }
+
+    /// The same board with these options set: keys and values as the user wrote them.
+    ///
+    /// # Errors
+    /// [`OptionError`] for the first one it does not have or whose value makes no sense.
+    fn with_options(&self, options: &[(String, String)]) -> Result<Box<dyn Board>, OptionError> {
+        Err(OptionError::none(self.name(), options))
+    }
+
     /// Where everything but the optional devices goes for this configuration.
-    fn map(&self, config: &MachineConfig, facts: &HostFacts) -> MemoryMap;
+    ///
+    /// # Errors
+    /// [`PlanError`] for what this board can tell before anything is placed.
+    fn map(&self, config: &MachineConfig, facts: &HostFacts) -> Result<MemoryMap, PlanError>;
 
     /// The devices that are always there, each at its place.
     fn fixtures(&self) -> Vec<Fixture>;
 
+    /// The model of a fixture that only this board has. `None`: it is one of the program's.
+    fn model(&self, _fixture: &Request) -> Option<Arc<dyn Model>> {
+        None
+    }
+
     /// The number the guest's interrupt controller has for `pin`: on Arm the INTID.
     fn interrupt_id(&self, pin: IrqPin) -> u32;
+
+    /// How the host translates the guest's addresses on a host with this page size, in bytes. `None` where
+    /// that does not follow from the width.
+    fn page_tables(&self, _ipa_bits: PaBits, _page_size: u64) -> Option<PageTables> {
+        None
+    }
+
+    /// The device tree the guest is given, as text and as it is in memory, for a machine without a payload.
+    /// `None` on boards without one.
+    ///
+    /// # Errors
+    /// [`BootError::Tree`] if the plan cannot be told as one.
+    fn tree(&self, _plan: &Plan, _cmdline: &str) -> Result<Option<Tree>, BootError> {
+        Ok(None)
+    }
 
     /// What is in RAM when the first vCPU starts, and how it starts.
     ///
     /// # Errors
     /// [`BootError`] if the payload is not one this board can start, or does not fit in RAM.
     fn boot_image<'a>(&self, plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError>;
+}
+
+/// One thing a board can be asked to do otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BoardOption {
+    pub key: &'static str,
+    /// What may be written: "on|off", "SIZE".
+    pub values: &'static str,
+    /// What it does, and what it is without.
+    pub about: &'static str,
+}
+
+/// Why a board's option is not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    #[error("board '{board}' has no option '{key}'; {}", listed(.known))]
+    Unknown { board: String, key: String, known: Vec<&'static str> },
+    #[error("board option {key}={value}: write {wanted}")]
+    Value { key: String, value: String, wanted: String },
+    /// Each makes sense, and the board makes none with them.
+    #[error("board '{board}' cannot be had with {options}: {why}")]
+    Refused { board: String, options: String, why: String },
+}
+
+impl OptionError {
+    /// What a board without options says to the first of `options`.
+    pub fn none(board: &str, options: &[(String, String)]) -> Self {
+        let key = options.first().map(|(key, _)| key.clone()).unwrap_or_default();
+        Self::Unknown { board: board.into(), key, known: Vec::new() }
+    }
+}
+
+fn listed(options: &[&str]) -> String {
+    if options.is_empty() { "it has none".into() } else { format!("it has {}", options.join(", ")) }
+}
+
+/// A device tree, twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// As source (Devicetree Specification 0.4, 6).
+    pub source: String,
+    /// Flattened (5).
+    pub blob: Vec<u8>,
+}
+
+/// The stage of translation that belongs to the host: for a width and a page size, how many levels, and how
+/// much memory its root takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageTables {
+    /// In bytes.
+    pub page_size: u64,
+    pub levels: u8,
+    /// The first level looked at: 3 is the one of pages.
+    pub start_level: u8,
+    /// How many tables of the first level lie side by side.
+    pub concatenated: u8,
+    /// As the hardware is told: 64 - width.
+    pub t0sz: u8,
+    /// As the hardware is told of the first level.
+    pub sl0: u8,
+    /// Of the root, in bytes.
+    pub root_size: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,20 +169,77 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// RAM in bytes.
     pub memory: u64,
+    /// RAM that may be plugged later. `None`: none.
+    pub hotplug: Option<MemoryHotplug>,
+    /// `None`: no PCI on this machine.
+    pub pci: Option<PciConfig>,
+    /// How far the queues of the guest's drivers reach, in bits; `None`: everywhere. Legacy virtio names a
+    /// queue by a 32-bit page number, which is 44 bits with pages of 4 KiB, 46 with 16 KiB, 48 with 64 KiB.
+    pub queue_reach: Option<u8>,
     /// The optional devices, in the order they are placed.
     pub devices: Vec<Request>,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory: 512 << 20,
+            hotplug: None,
+            pci: Some(PciConfig::default()),
+            queue_reach: None,
+            devices: Vec::new(),
+        }
+    }
+}
+
+/// How much RAM the machine may come to have, and in how many pieces it may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryHotplug {
+    /// In bytes, with what is there from the start.
+    pub max_memory: u64,
+    pub slots: u32,
+}
+
+/// What the user says of PCI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PciConfig {
+    /// How long the window for 64-bit BARs is, in bytes. `None`: as long as the devices need, and room.
+    pub window: Option<u64>,
 }
 
 /// What the host can do. Asked once, or given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
     pub width: Width,
-    /// Of the host kernel, in bytes: RAM comes in multiples of it.
+    /// Of the host kernel, in bytes: RAM comes in multiples of it. A power of two.
     pub page_size: u64,
     /// The most vCPUs its KVM gives one machine.
     pub max_cpus: u32,
+    /// Versions of the GIC it can give a guest; none on x86_64.
+    pub gic_versions: Vec<u8>,
     /// Whether its KVM has an interrupt translation service.
     pub its: bool,
+    /// How many pieces of RAM one machine can have.
+    pub memory_slots: u32,
+}
+
+impl HostFacts {
+    /// A host like most, where none is asked: 40 bits is what KVM gives where it cannot be asked (Linux
+    /// `Documentation/virt/kvm/api.rst`, `KVM_CREATE_VM`), 512 vCPUs what its GICv3 takes at most
+    /// (`VGIC_V3_MAX_CPUS`), 32767 slots what it has (`KVM_MEM_SLOTS_NUM`).
+    pub fn assumed() -> Self {
+        let bits = PaBits::new(40).expect("40 is within 32 to 52");
+        Self {
+            width: Width { bits, source: WidthSource::Assumed },
+            page_size: 4096,
+            max_cpus: 512,
+            // On paper nothing is refused that some host may have.
+            gic_versions: vec![2, 3, 4],
+            its: true,
+            memory_slots: 32767,
+        }
+    }
 }
 
 /// How many physical address bits there are to plan with, and who said so.
@@ -96,6 +257,10 @@ pub enum WidthSource {
     Host,
     /// What the user allows.
     User,
+    /// What the guest's kernel or firmware can use.
+    Guest,
+    /// What the board allows itself.
+    Board,
     /// No host was asked and the user said nothing.
     Assumed,
 }
@@ -103,18 +268,106 @@ pub enum WidthSource {
 /// Where a board puts things, before RAM and devices have their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryMap {
-    /// In the order they are claimed: first come, first served.
+    /// What has a place whatever the amount of RAM. Claimed in this order, before anything else.
     pub parts: Vec<Part>,
-    /// Where RAM begins; it goes up from there.
-    pub ram_base: u64,
-    /// Where windows of optional devices go, lowest first.
-    pub devices: AddressRange,
+    pub ram: RamPlace,
+    /// What goes above RAM.
+    pub above: Above,
+    /// Frames that each vCPU has one of. `None` if there are none.
+    pub frames: Option<Frames>,
+    pub devices: DevicePlaces,
     /// How many pins the interrupt controller can have.
     pub pins: u32,
-    /// Pins of optional devices, lowest first.
-    pub device_pins: RangeInclusive<u32>,
+    pub pci: Option<PciPlaces>,
     /// The most vCPUs this board can have, whatever the host gives.
     pub max_cpus: u32,
+    /// A width the board does not go past, whatever the host has.
+    pub width: Option<PaBits>,
+}
+
+/// Where RAM is: in one bank, from its base up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamPlace {
+    pub base: u64,
+    /// RAM is taken to end at a multiple of this when it is held against the width, in bytes.
+    pub grain: u64,
+    /// Room for hot-plugged RAM that is kept for each slot beside the RAM itself, in bytes.
+    pub slot_room: u64,
+    pub max_slots: u32,
+}
+
+/// What goes above RAM and its hot-plug room, upward, in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Above {
+    /// Nothing of it is below this address.
+    pub floor: u64,
+    /// What is left out leaves a hole of its size.
+    pub holes: bool,
+    pub parts: Vec<HighPart>,
+}
+
+/// One piece above RAM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HighPart {
+    pub name: String,
+    pub kind: RegionKind,
+    pub size: Length,
+    /// A power of two, in bytes.
+    pub align: u64,
+    pub fit: Fit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// In bytes.
+    Of(u64),
+    /// As long as the 64-bit BARs need from where it begins and `room` bytes more, in whole `grain`s, at
+    /// most `cap`; or as long as the user said.
+    Bars { room: u64, grain: u64, cap: u64 },
+}
+
+/// What happens to a high part that the width does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It is left out.
+    Whole,
+    /// It is there, but here.
+    Or(AddressRange),
+    /// Its top is cut off, down to this many bytes, in bytes; and only then it is left out.
+    Trimmed(u64),
+    /// It is left out on every host: the board's option that says so.
+    Off(String),
+    /// It is here on every host: the board's option that says so.
+    OffOr(String, AddressRange),
+}
+
+/// Frames of one vCPU each: a GICv3's redistributors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// Of one frame, in bytes.
+    pub size: u64,
+    /// The parts that hold them, in the order they are filled.
+    pub parts: Vec<String>,
+}
+
+/// Where optional devices on the board's own bus go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePlaces {
+    /// Their windows, lowest first.
+    pub window: AddressRange,
+    /// Each has at least this much, in bytes; a power of two.
+    pub grain: u64,
+    /// Their pins, lowest first.
+    pub pins: RangeInclusive<u32>,
+}
+
+/// What PCI on a board is made of, besides its parts `pci.ecam`, `pci.io`, `pci.mmio32` and `pci.mmio64`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciPlaces {
+    /// The first of the four pins that functions without MSI share. `None`: they have none.
+    pub intx: Option<IrqPin>,
+    /// Whether functions can send messages for interrupts.
+    pub msi: bool,
 }
 
 /// A named piece of the map that is not RAM and not a device.
@@ -146,10 +399,14 @@ pub enum Place {
 #[serde(rename_all = "kebab-case")]
 pub enum RegionKind {
     Ram,
+    /// Kept for RAM that is plugged later.
+    RamHotplug,
     /// Never given to anybody.
     Reserved,
     /// Registers that KVM answers.
     InterruptController,
+    /// PCI configuration space, ports, and room for BARs.
+    Pci,
     /// Registers that we answer.
     Device,
 }

@@ -5,12 +5,20 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod draft;
+mod error;
 mod manager;
+pub mod pci;
 mod plan;
+mod remedy;
 
 pub use board::{
-    Arch, Board, BootError, BootImage, Fixture, HostFacts, MachineConfig, MemoryMap, Part, Payload, Piece,
-    Place, RegionKind, Width, WidthSource,
+    Above, Arch, Board, BoardOption, BootError, BootImage, DevicePlaces, Fit, Fixture, Frames, HighPart,
+    HostFacts, Length, MachineConfig, MemoryHotplug, MemoryMap, OptionError, PageTables, Part, Payload,
+    PciConfig, PciPlaces, Piece, Place, RamPlace, RegionKind, Tree, Width, WidthSource,
 };
+pub use draft::{RAM, RAM_HOTPLUG, attempt};
+pub use error::{PlanError, limit_text};
 pub use manager::{BuildError, DeviceManager};
-pub use plan::{Diagnostic, Placed, Plan, PlanError, Region, Severity, Status, plan};
+pub use plan::{Diagnostic, Placed, Plan, Refusal, Region, Severity, Shortfall, Status, plan};
+pub use remedy::{Remedy, whole_pages};

@@ -3,14 +3,18 @@
 mod toy;
 
 use ambit_bus::Request;
-use ambit_device_manager::{HostFacts, Plan, PlanError, Status, WidthSource, plan};
+use ambit_device_manager::{HostFacts, Plan, PlanError, Refusal, Status, WidthSource, plan};
 use ambit_resources::{AddressRange, IrqPin};
 use proptest::prelude::*;
 use toy::{HIGH, LOW, MIB, Toy, config, device, host, planned, sized};
 
 fn refusal(board: &Toy, devices: Vec<Request>) -> (String, Vec<String>) {
-    let error = planned(board, devices).unwrap_err();
-    (error.to_string(), error.remedies())
+    let refusal = planned(board, devices).unwrap_err();
+    (refusal.to_string(), said(&refusal))
+}
+
+fn said(refusal: &Refusal) -> Vec<String> {
+    refusal.remedies.iter().map(ToString::to_string).collect()
 }
 
 fn places(plan: &Plan) -> Vec<(&str, Option<AddressRange>)> {
@@ -83,9 +87,9 @@ fn a_window_past_the_width_says_which_device_and_whose_width() {
         narrow.to_string(),
         "a at [0x1000000000-0x1000000fff] needs 37 physical address bits, and this host has 36"
     );
-    assert_eq!(narrow.remedies(), ["use a host with 37 bits"]);
-    assert_eq!(allowed.remedies(), ["allow 37 bits, if the host has them"]);
-    assert_eq!(narrow.code(), "window-beyond-width");
+    assert_eq!(said(&narrow), ["give the guest fewer devices", "use a host with 37 bits"]);
+    assert_eq!(said(&allowed), ["give the guest fewer devices", "allow 37 bits, if the host has them"]);
+    assert_eq!(narrow.error.code(), "window-beyond-width");
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn devices_past_their_window_or_their_pins_are_refused_by_name() {
         refusal(&LOW, ids.map(|id| sized(id, 0x1000)).to_vec()),
         (
             "e wants 4 KiB aligned to 4 KiB within [0x100000-0x103fff], and nothing there is free".into(),
-            vec!["give the guest fewer devices".into()]
+            vec!["give the guest at most 4 devices".into()]
         )
     );
     assert_eq!(
@@ -111,13 +115,16 @@ fn a_window_that_is_no_power_of_two_is_refused() {
         refusal(&LOW, vec![sized("a", 0x1800)]).0,
         "a wants 6144 bytes aligned to 6144: a size is at least 1 and an alignment a power of two"
     );
-    assert!(matches!(planned(&LOW, vec![sized("a", 0)]), Err(PlanError::Space(_))));
+    assert!(matches!(
+        planned(&LOW, vec![sized("a", 0)]).map_err(|refusal| refusal.error),
+        Err(PlanError::Space(_))
+    ));
 }
 
 #[test]
 fn an_id_is_given_once() {
     for ids in [["a", "a"], ["a", "console"], ["a", "ram0"], ["a", "hole"], ["a", "extra"]] {
-        let error = planned(&LOW, ids.map(device).to_vec()).unwrap_err();
+        let error = planned(&LOW, ids.map(device).to_vec()).unwrap_err().error;
 
         assert_eq!(error, PlanError::DuplicateId(ids[1].into()));
         assert!(error.is_nonsense());
@@ -139,7 +146,7 @@ fn every_refusal_is_an_entry_for_programs_too() {
             "code": "ram-beyond-width",
             "severity": "error",
             "message": "1 TiB of memory at [0x1000000-0x10000ffffff] needs 41 physical address bits, \
-                        and this host has 36",
+                        and this host has 36, which is 983056 MiB too few",
             "remedies": ["give the guest at most 65520 MiB of memory", "use a host with 41 bits"],
         })
     );
@@ -160,7 +167,7 @@ proptest! {
             match plan(&HIGH, &config(requests[..count].to_vec()), &host(bits)) {
                 Ok(plan) => placed.push(plan),
                 Err(error) => {
-                    prop_assert_eq!(error.code(), "no-room");
+                    prop_assert_eq!(error.error.code(), "no-room");
                     break;
                 }
             }

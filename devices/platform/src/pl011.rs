@@ -36,12 +36,12 @@ pub fn request(id: &str) -> Request {
     Request {
         id: id.into(),
         kind: "pl011".into(),
-        needs: Needs { registers: WINDOW, irq: Some(Trigger::Level) },
-        description: Description {
+        needs: Needs::Board { registers: WINDOW, irq: Some(Trigger::Level) },
+        description: Arc::new(Description {
             node: "pl011".into(),
             compatible: vec!["arm,pl011".into(), "arm,primecell".into()],
             properties: vec![("clocks".into(), clocks)],
-        },
+        }),
     }
 }
 

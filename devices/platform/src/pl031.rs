@@ -1,5 +1,7 @@
 //! One clock, as Linux's rtc-pl031 driver expects it: it tells the host's time of day.
 
+use std::sync::Arc;
+
 use ambit_bus::{
     Description, Device, Effect, Host, HostError, Model, Needs, Offset, Property, Request, Shared, Slot,
     Trigger, share,
@@ -19,12 +21,12 @@ pub fn request(id: &str) -> Request {
     Request {
         id: id.into(),
         kind: "pl031".into(),
-        needs: Needs { registers: WINDOW, irq: Some(Trigger::Level) },
-        description: Description {
+        needs: Needs::Board { registers: WINDOW, irq: Some(Trigger::Level) },
+        description: Arc::new(Description {
             node: "pl031".into(),
             compatible: vec!["arm,pl031".into(), "arm,primecell".into()],
             properties: vec![("clocks".into(), Property::Clocks(vec!["apb_pclk".into()]))],
-        },
+        }),
     }
 }
 
@@ -259,12 +261,12 @@ mod tests {
             Request {
                 id: "rtc0".into(),
                 kind: "pl031".into(),
-                needs: Needs { registers: 0x1000, irq: Some(Trigger::Level) },
-                description: Description {
+                needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Level) },
+                description: Arc::new(Description {
                     node: "pl031".into(),
                     compatible: vec!["arm,pl031".into(), "arm,primecell".into()],
                     properties: vec![("clocks".into(), Property::Clocks(vec!["apb_pclk".into()]))],
-                },
+                }),
             }
         );
     }

@@ -1,7 +1,7 @@
 //! virtio-mmio, version 2: a register map over the transport (virtio 1.2, 4.2.2).
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ambit_bus::{
     Description, Device, Doorbell, Effect, Host, HostError, Model, Needs, Offset, Property, Request, Shared,
@@ -13,8 +13,9 @@ use crate::device::{Interrupt, VirtioDevice};
 use crate::queue::{QueueSetup, with_high, with_low};
 use crate::transport::Transport;
 
-/// Size of the register window in bytes: a page of its own on most hosts.
-pub const WINDOW: u64 = 0x1000;
+/// Size of the register window in bytes: 256 of registers (virtio 1.2, 4.2.2) and as many of configuration.
+/// Boards that have room give each device a page of its own.
+pub const WINDOW: u64 = 0x200;
 
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
@@ -29,12 +30,12 @@ pub fn request(id: &str, kind: &str) -> Request {
     Request {
         id: id.into(),
         kind: kind.into(),
-        needs: Needs { registers: WINDOW, irq: Some(Trigger::Edge) },
-        description: Description {
+        needs: Needs::Board { registers: WINDOW, irq: Some(Trigger::Edge) },
+        description: Arc::new(Description {
             node: "virtio_mmio".into(),
             compatible: vec!["virtio,mmio".into()],
             properties: vec![("dma-coherent".into(), Property::Flag)],
-        },
+        }),
     }
 }
 

@@ -18,7 +18,13 @@ fn refusal(text: &str) -> String {
 
 fn host(bits: u8) -> HostFacts {
     let bits = PaBits::new(bits).unwrap();
-    HostFacts { width: Width { bits, source: WidthSource::Host }, page_size: 16384, max_cpus: 8, its: false }
+    HostFacts {
+        width: Width { bits, source: WidthSource::Host },
+        page_size: 16384,
+        max_cpus: 8,
+        its: false,
+        ..HostFacts::assumed()
+    }
 }
 
 #[test]

@@ -9,8 +9,33 @@ use serde::de::value::{Error as OptionError, MapDeserializer};
 
 use super::Config;
 
-/// The largest configuration file, in bytes; enough for thousands of devices.
+/// The largest file of the user's that is read as text, in bytes; enough for thousands of devices.
 const LARGEST: u64 = 1 << 20;
+
+/// Why a file gives no text.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+    #[error("has more than {LARGEST} bytes; it is probably another file")]
+    TooLarge,
+    #[error("is not text in UTF-8; it is probably another file")]
+    NotText,
+}
+
+/// # Errors
+/// [`Unread`] for what is not a short text.
+pub fn read_text(path: &Path) -> Result<String, Unread> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Unread::Io)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(Unread::Io)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Unread::TooLarge);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| Unread::NotText)?;
+    // Some editors begin a file with a byte order mark.
+    Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
+}
 
 /// Why a configuration file gives no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -28,16 +53,12 @@ pub enum FileError {
 /// # Errors
 /// [`FileError`] if it cannot be read, or is not a configuration.
 pub fn read(path: &Path) -> Result<Config, FileError> {
-    let unreadable = |source| FileError::Read { path: path.into(), source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(FileError::TooLarge { path: path.into() });
-    }
-    let text = String::from_utf8(bytes).map_err(|_| FileError::NotText { path: path.into() })?;
-    // Some editors begin a file with a byte order mark.
-    parse(text.strip_prefix('\u{feff}').unwrap_or(&text), path)
+    let text = read_text(path).map_err(|why| match why {
+        Unread::Io(source) => FileError::Read { path: path.into(), source },
+        Unread::TooLarge => FileError::TooLarge { path: path.into() },
+        Unread::NotText => FileError::NotText { path: path.into() },
+    })?;
+    parse(&text, path)
 }
 
 /// TOML or JSON: by the extension of `path`, and where that says neither, by the first character.
@@ -124,7 +145,7 @@ fn split_commas(text: &str) -> Vec<String> {
 }
 
 /// What serde says, in the words of a user.
-fn plain(said: &str) -> String {
+pub fn plain(said: &str) -> String {
     // serde_core::de::Error's default texts; a test pins them.
     if let Some((key, known)) = quoted_after(said, "unknown field ") {
         let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();

@@ -71,6 +71,58 @@ impl FromStr for Bits {
     }
 }
 
+/// How many address bits a guest can use, by number or by what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach(pub PaBits);
+
+/// What is known of guests, each with where its number is from.
+const PROFILES: [(&str, u8); 6] = [
+    // 32-bit kernels without LPAE.
+    ("aarch32", 32),
+    // rust-hypervisor-firmware maps the first 128 GiB (cloud-hypervisor/rust-hypervisor-firmware 355).
+    ("hypervisor-fw", 37),
+    // A quarter TiB of linear map with CONFIG_ARM64_VA_BITS_39 (Linux arch/arm64/mm/init.c).
+    ("linux-va39", 38),
+    // 32-bit kernels with long descriptors (Arm ARM, AArch32 VMSAv8-32).
+    ("lpae", 40),
+    // CONFIG_ARM64_PA_BITS_48, as distributions build it.
+    ("linux", 48),
+    // CONFIG_ARM64_PA_BITS_52 with pages of 64 KiB.
+    ("linux-64k", 52),
+];
+
+impl FromStr for Reach {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let by_name = PROFILES.iter().find(|(name, _)| *name == text).map(|(_, bits)| *bits);
+        let by_number = || text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        by_name.or_else(by_number).and_then(PaBits::new).map(Self).ok_or_else(|| {
+            let names: Vec<&str> = PROFILES.iter().map(|(name, _)| *name).collect();
+            let (min, max) = (PaBits::MIN, PaBits::MAX);
+            let wanted = format!("write a number from {min} to {max}, or one of {}", names.join(", "));
+            WordError(format!("'{}' is not what a guest can use; {wanted}", short(text)))
+        })
+    }
+}
+
+/// How many address bits a queue's place has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueReach(pub u8);
+
+impl FromStr for QueueReach {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        // A 32-bit page number, with pages of 4, 16 and 64 KiB (virtio 1.2, 4.2.4 and 4.1.4.8).
+        let known = ["44", "46", "48"].contains(&text).then(|| text.parse().ok()).flatten();
+        known.map(Self).ok_or_else(|| {
+            let wanted = "write 44 for guests with pages of 4 KiB, 46 with 16 KiB, 48 with 64 KiB";
+            WordError(format!("'{}' is not the reach of a legacy queue; {wanted}", short(text)))
+        })
+    }
+}
+
 /// What a device is called: 1 to 64 of `A-Z a-z 0-9 _ . -`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id(String);
@@ -215,7 +267,7 @@ macro_rules! read_as_words {
     )* };
 }
 
-read_as_words!(Size, Count, Bits, Id, TapName, Mac, Switch);
+read_as_words!(Size, Count, Bits, Reach, QueueReach, Id, TapName, Mac, Switch);
 
 #[cfg(test)]
 mod tests {

@@ -1,19 +1,22 @@
-//! What is particular to arm64: the GICv3, the ITS, vCPU set-up and PSCI.
+//! What is particular to arm64: the GIC, the ITS, vCPU set-up and PSCI.
 
 use ambit_aarch64::boot::PSTATE;
-use ambit_aarch64::gic::{Gic, Intid};
+use ambit_aarch64::gic::{CpuSide, Gic, Intid, RedistRegion};
+use ambit_aarch64::stage2;
 use ambit_device_manager::Plan;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
 use kvm_bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_NISV_TO_USER, KVM_DEV_ARM_VGIC_CTRL_INIT,
     KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_EXIT_ARM_NISV,
-    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
-    kvm_create_device, kvm_device_attr, kvm_device_type, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_enable_cap,
-    kvm_vcpu_init,
+    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST,
+    KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, kvm_create_device, kvm_device_attr,
+    kvm_device_type, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_enable_cap, kvm_vcpu_init,
 };
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VcpuExit, VcpuFd, VmFd};
 
+use super::answers::Answers;
+use super::attribute;
 use super::error::{KvmError, Step};
 use crate::vcpu::Stop;
 
@@ -24,6 +27,8 @@ pub struct CpuStart {
     pub entry: u64,
     /// x0: guest physical address of the device tree.
     pub argument: u64,
+    /// The machine's width, which the guest is told.
+    pub ipa_bits: PaBits,
 }
 
 /// Registers by their KVM number (Linux `Documentation/virt/kvm/api.rst`, 4.68: arm64 core registers,
@@ -31,6 +36,8 @@ pub struct CpuStart {
 const REG_X0: (u64, &str) = (0x6030_0000_0010_0000, "x0");
 const REG_PC: (u64, &str) = (0x6030_0000_0010_0040, "pc");
 const REG_PSTATE: (u64, &str) = (0x6030_0000_0010_0042, "pstate");
+/// System register 3, 0, 0, 7, 0 (the same section: op0, op1, CRn, CRm, op2 in the low 16 bits).
+const REG_ID_AA64MMFR0: u64 = 0x6030_0000_0013_c038;
 
 pub fn create_vm(kvm: &Kvm, ipa_bits: PaBits) -> Result<VmFd, kvm_ioctls::Error> {
     // Type 0 means 40 bits and is right only where the kernel cannot be asked for a number.
@@ -70,46 +77,77 @@ fn can_make(kvm: &Kvm, kinds: &[kvm_device_type]) -> bool {
 
 /// The GIC's devices. They must outlive every vCPU's last run.
 pub struct Interrupts {
-    _gic: DeviceFd,
+    // `None` only where a refusal was noted.
+    _gic: Option<DeviceFd>,
     _its: Option<DeviceFd>,
 }
 
 impl Interrupts {
     /// After all vCPUs, before the first run. In the order that works on every kernel: GIC, lines,
     /// distributor, redistributors, ITS, start.
-    pub fn create(vm: &VmFd, plan: &Plan) -> Result<Self, KvmError> {
+    pub fn create(vm: &VmFd, plan: &Plan, answers: &mut Answers) -> Result<Self, KvmError> {
         let layout = Gic::from_plan(plan).map_err(|error| KvmError::Plan(error.to_string()))?;
-        let gic = make_device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3)
-            .map_err(|errno| KvmError::new(Step::CreateGic, errno))?;
+        let (kind, dist_type) = match layout.cpus {
+            CpuSide::Redists { .. } => (kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, KVM_VGIC_V3_ADDR_TYPE_DIST),
+            CpuSide::Interface(_) => (kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, KVM_VGIC_V2_ADDR_TYPE_DIST),
+        };
+        let Some(gic) = answers.hear(Step::CreateGic, make_device(vm, kind))? else {
+            return Ok(Self { _gic: None, _its: None });
+        };
         let lines = layout.interrupts;
-        set(&gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &lines)
-            .map_err(|errno| KvmError::new(Step::GicLines { count: lines }, errno))?;
-        place(&gic, KVM_VGIC_V3_ADDR_TYPE_DIST, layout.dist.first(), "the distributor", layout.dist)?;
-        for (index, region) in (0..).zip(&layout.redists) {
-            let what = format!("redistributor region {index} of {} vCPUs", region.count);
-            place(&gic, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, region.word(index), &what, region.range)?;
-        }
-        let its = layout.its.map(|range| create_its(vm, range)).transpose()?;
-        start(&gic).map_err(|errno| KvmError::new(Step::InitGic, errno))?;
-        Ok(Self { _gic: gic, _its: its })
+        answers.hear(Step::GicLines { count: lines }, set(&gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &lines))?;
+        place(&gic, dist_type, layout.dist.first(), frame("the distributor", layout.dist), answers)?;
+        let its = match &layout.cpus {
+            CpuSide::Redists { regions, its } => {
+                place_redists(&gic, regions, answers)?;
+                its.map_or(Ok(None), |range| create_its(vm, range, answers))?
+            }
+            CpuSide::Interface(range) => {
+                let step = frame("the CPU interface", *range);
+                place(&gic, KVM_VGIC_V2_ADDR_TYPE_CPU, range.first(), step, answers)?;
+                None
+            }
+        };
+        answers.hear(Step::InitGic, start(&gic))?;
+        Ok(Self { _gic: Some(gic), _its: its })
     }
 }
 
-fn create_its(vm: &VmFd, range: AddressRange) -> Result<DeviceFd, KvmError> {
-    let refused = |errno| KvmError::new(Step::CreateIts, errno);
-    let its = make_device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS).map_err(refused)?;
-    place(&its, KVM_VGIC_ITS_ADDR_TYPE, range.first(), "the ITS", range)?;
-    start(&its).map_err(refused)?;
-    Ok(its)
+fn frame(what: &str, range: AddressRange) -> Step {
+    Step::GicFrame { what: what.into(), range }
+}
+
+fn place_redists(gic: &DeviceFd, regions: &[RedistRegion], answers: &mut Answers) -> Result<(), KvmError> {
+    for (index, region) in (0..).zip(regions) {
+        let step = frame(&format!("redistributor region {index} of {} vCPUs", region.count), region.range);
+        place(gic, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, region.word(index), step, answers)?;
+    }
+    Ok(())
+}
+
+fn create_its(vm: &VmFd, range: AddressRange, answers: &mut Answers) -> Result<Option<DeviceFd>, KvmError> {
+    let made = make_device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS);
+    let Some(its) = answers.hear(Step::CreateIts, made)? else { return Ok(None) };
+    place(&its, KVM_VGIC_ITS_ADDR_TYPE, range.first(), frame("the ITS", range), answers)?;
+    answers.hear(Step::InitIts, start(&its))?;
+    Ok(Some(its))
 }
 
 fn make_device(vm: &VmFd, kind: kvm_device_type) -> Result<DeviceFd, kvm_ioctls::Error> {
     vm.create_device(&mut kvm_create_device { type_: kind, fd: 0, flags: 0 })
 }
 
-fn place(device: &DeviceFd, attr: u32, value: u64, what: &str, range: AddressRange) -> Result<(), KvmError> {
-    set(device, KVM_DEV_ARM_VGIC_GRP_ADDR, attr, &value)
-        .map_err(|errno| KvmError::new(Step::GicFrame { what: what.into(), range }, errno))
+fn place(
+    device: &DeviceFd,
+    attr: u32,
+    value: u64,
+    step: Step,
+    answers: &mut Answers,
+) -> Result<(), KvmError> {
+    let answer = set(device, KVM_DEV_ARM_VGIC_GRP_ADDR, attr, &value);
+    // A redistributor region is asked for by its number in the lowest bits, which addresses have at 0.
+    let name = || attribute(device, KVM_DEV_ARM_VGIC_GRP_ADDR, attr, value & 0xfff);
+    answers.hear_again(step, answer, value, name)
 }
 
 fn start(device: &DeviceFd) -> Result<(), kvm_ioctls::Error> {
@@ -142,6 +180,7 @@ pub fn init_vcpu(vm: &VmFd, vcpu: &VcpuFd, id: u32, at: &CpuStart) -> Result<(),
         target.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
     }
     vcpu.vcpu_init(&target).map_err(|errno| KvmError::new(Step::InitVcpu { id }, errno))?;
+    lower_parange(vcpu, id, at.ipa_bits);
     if id == 0 {
         let values = [(REG_PSTATE, PSTATE), (REG_PC, at.entry), (REG_X0, at.argument)];
         for ((number, name), value) in values {
@@ -150,6 +189,31 @@ pub fn init_vcpu(vm: &VmFd, vcpu: &VcpuFd, id: u32, at: &CpuStart) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Tells the guest no more address bits than it has. KVM tells it the host's, whatever the machine's width, and
+/// kernels before 6.7 do not let that be changed.
+fn lower_parange(vcpu: &VcpuFd, id: u32, ipa_bits: PaBits) {
+    const PARANGE: u64 = 0xf;
+    let wanted = u64::from(stage2::parange(ipa_bits));
+    let mut value = [0; 8];
+    if vcpu.get_one_reg(REG_ID_AA64MMFR0, &mut value).is_err() {
+        return;
+    }
+    let told = u64::from_le_bytes(value);
+    if told & PARANGE <= wanted {
+        return;
+    }
+    let lowered = told & !PARANGE | wanted;
+    let set = vcpu.set_one_reg(REG_ID_AA64MMFR0, &lowered.to_le_bytes());
+    // What one vCPU is refused, all are.
+    if let Err(errno) = set
+        && id == 0
+    {
+        tracing::debug!(
+            "the guest is told more address bits than it has, as this kernel allows no other: {errno}"
+        );
+    }
 }
 
 /// The word `KVM_IRQ_LINE` takes for a pin. `None` if the GIC has no such pin.

@@ -41,6 +41,7 @@ pub enum Step {
     GicLines { count: u32 },
     GicFrame { what: String, range: AddressRange },
     CreateIts,
+    InitIts,
     InitGic,
     PreferredTarget,
     InitVcpu { id: u32 },
@@ -76,11 +77,12 @@ impl Step {
                 format!("the kernel did not take {} of RAM at {range}", human_size(range.size()))
             }
             Self::CreateVcpu { id } => format!("the kernel made no vCPU {id}"),
-            Self::CreateGic => "the kernel made no GICv3".into(),
-            Self::GicLines { count } => format!("the GICv3 did not take {count} interrupt lines"),
-            Self::GicFrame { what, range } => format!("the GICv3 did not take {what} at {range}"),
+            Self::CreateGic => "the kernel made no GIC".into(),
+            Self::GicLines { count } => format!("the GIC did not take {count} interrupt lines"),
+            Self::GicFrame { what, range } => format!("the GIC did not take {what} at {range}"),
             Self::CreateIts => "the kernel made no interrupt translation service".into(),
-            Self::InitGic => "the GICv3 did not start".into(),
+            Self::InitIts => "the interrupt translation service did not start".into(),
+            Self::InitGic => "the GIC did not start".into(),
             Self::PreferredTarget => "the kernel named no vCPU type for this host".into(),
             Self::InitVcpu { id } => format!("vCPU {id} could not be set up"),
             Self::SetRegister { id, name } => format!("register {name} of vCPU {id} could not be set"),
@@ -92,7 +94,7 @@ impl Step {
 
     /// What an errno means at this step (Linux `Documentation/virt/kvm/`, `arm-vgic-v3.rst`, and the
     /// kernel's own checks). Empty where the errno says it all.
-    fn why(&self, errno: i32) -> &'static str {
+    pub fn why(&self, errno: i32) -> &'static str {
         match (self, errno) {
             (Self::Open, libc::ENOENT) => {
                 ": there is none; this kernel has no KVM, the processor cannot virtualise, \
@@ -120,8 +122,8 @@ impl Step {
             (Self::CreateVcpu { .. }, libc::EMFILE | libc::ENFILE) => {
                 ": too many open files; raise 'ulimit -n' to more than the vCPUs and devices together"
             }
-            (Self::CreateGic, libc::ENODEV) => ": this host has no GICv3, which board 'native' needs",
-            (Self::CreateGic, libc::E2BIG) => ": there are more vCPUs than a GICv3 serves",
+            (Self::CreateGic, libc::ENODEV) => ": this host has no GIC of the version that the board needs",
+            (Self::CreateGic, libc::E2BIG) => ": there are more vCPUs than the GIC serves",
             (Self::CreateIts, libc::ENODEV) => ": this host's KVM has none",
             (Self::GicLines { .. }, libc::EINVAL) => ": KVM takes a multiple of 32 from 64 to 992",
             (Self::GicFrame { .. }, libc::E2BIG) => {
@@ -191,13 +193,13 @@ mod tests {
 
         assert_eq!(
             said(Step::GicFrame { what, range }, libc::E2BIG),
-            "the GICv3 did not take the distributor at [0x1000000000-0x100000ffff]: it ends past the physical \
+            "the GIC did not take the distributor at [0x1000000000-0x100000ffff]: it ends past the physical \
              address bits of the virtual machine"
         );
     }
 
     #[test]
     fn an_errno_without_a_story_still_says_which_step_failed() {
-        assert_eq!(said(Step::CreateGic, libc::EPERM), "the kernel made no GICv3");
+        assert_eq!(said(Step::CreateGic, libc::EPERM), "the kernel made no GIC");
     }
 }

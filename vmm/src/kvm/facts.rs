@@ -57,7 +57,9 @@ pub fn host_facts() -> Result<HostFacts, KvmError> {
         width: Width { bits: pa_bits(&kvm), source: WidthSource::Host },
         page_size: page_size(),
         max_cpus: u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX),
+        gic_versions: arch::gic_versions(&kvm),
         its: arch::has_its(&kvm),
+        memory_slots: u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX),
     })
 }
 

@@ -14,6 +14,7 @@ mod x86_64;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
+mod answers;
 mod error;
 mod facts;
 mod host;
@@ -23,10 +24,17 @@ use std::sync::Arc;
 use ambit_device_manager::{BootImage, Plan};
 use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, PaBits};
+#[cfg(target_arch = "aarch64")]
+use kvm_bindings::kvm_device_attr;
 use kvm_bindings::kvm_userspace_memory_region;
+#[cfg(target_arch = "aarch64")]
+use kvm_ioctls::DeviceFd;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use answers::Answers;
+
+pub use answers::{Answer, Outcome};
 pub use arch::{CpuStart, after_run, inject_abort, whereabouts};
 pub use error::{KvmError, Step};
 pub use facts::{HostKvm, host_facts, probe};
@@ -54,25 +62,43 @@ impl Vm {
     /// # Errors
     /// [`KvmError`] for the first step the kernel refuses. What was made is undone.
     pub fn create(plan: &Plan, memory: GuestMemory) -> Result<Self, KvmError> {
+        let vm = Self::build(plan, Some(memory), &mut Answers::FirstRefusal)?;
+        Ok(vm.expect("a refusal that is not noted is an error"))
+    }
+
+    /// The one order of requests. `None`: the kernel made no machine at all, and that is noted.
+    fn build(
+        plan: &Plan,
+        memory: Option<GuestMemory>,
+        answers: &mut Answers,
+    ) -> Result<Option<Self>, KvmError> {
         let kvm = open()?;
         if let Some(what) = arch::missing(&kvm) {
             return Err(KvmError::Lacks(what));
         }
-        let fd = retry(|| arch::create_vm(&kvm, plan.ipa_bits))
-            .map_err(|errno| KvmError::new(Step::CreateVm { ipa_bits: plan.ipa_bits }, errno))?;
-        let handle = Arc::new(Handle { fd, memory });
+        let Some(fd) = create_vm(&kvm, plan.ipa_bits, answers)? else { return Ok(None) };
+        let is_mapped = memory.is_some();
+        let handle = Arc::new(Handle { fd, memory: memory.unwrap_or_default() });
         for (slot, range) in (0..).zip(plan.ram()) {
-            handle.add_ram(slot, range)?;
+            let step = Step::AddRam { range };
+            if is_mapped {
+                answers.hear(step, handle.add_ram(slot, range))?;
+            } else {
+                answers.not_asked(step);
+            }
         }
         let fd = &handle.fd;
-        let vcpus = (0..plan.cpus)
-            .map(|id| {
-                fd.create_vcpu(u64::from(id)).map_err(|errno| KvmError::new(Step::CreateVcpu { id }, errno))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let interrupts = arch::Interrupts::create(fd, plan)?;
+        let mut vcpus = Vec::new();
+        for id in 0..plan.cpus {
+            match answers.hear(Step::CreateVcpu { id }, fd.create_vcpu(u64::from(id)))? {
+                Some(vcpu) => vcpus.push(vcpu),
+                // Nor will there be any more.
+                None => break,
+            }
+        }
+        let interrupts = arch::Interrupts::create(fd, plan, answers)?;
         arch::prepare(fd);
-        Ok(Self { vcpus, _interrupts: interrupts, handle, pa_bits: plan.ipa_bits })
+        Ok(Some(Self { vcpus, _interrupts: interrupts, handle, pa_bits: plan.ipa_bits }))
     }
 
     /// Puts every vCPU where it starts: the first at the image's entry, the others waiting for it.
@@ -80,7 +106,7 @@ impl Vm {
     /// # Errors
     /// [`KvmError`] if the kernel refuses a register.
     pub fn start_at(&self, image: &BootImage<'_>) -> Result<(), KvmError> {
-        let start = CpuStart { entry: image.entry, argument: image.argument };
+        let start = CpuStart { entry: image.entry, argument: image.argument, ipa_bits: self.pa_bits };
         (0..).zip(&self.vcpus).try_for_each(|(id, vcpu)| arch::init_vcpu(&self.handle.fd, vcpu, id, &start))
     }
 
@@ -93,6 +119,32 @@ impl Vm {
     pub fn host(&self) -> KvmHost {
         KvmHost::new(Arc::clone(&self.handle), self.pa_bits)
     }
+}
+
+/// Makes the machine that `plan` describes, and takes it down again: what the kernel said to each step. Without
+/// `memory`, RAM is not tried.
+///
+/// # Errors
+/// [`KvmError`] if there is no KVM that could be asked.
+pub fn verify(plan: &Plan, memory: Option<GuestMemory>) -> Result<Vec<Answer>, KvmError> {
+    let mut answers = Answers::Noted(Vec::new());
+    Vm::build(plan, memory, &mut answers)?;
+    match answers {
+        Answers::Noted(answers) => Ok(answers),
+        Answers::FirstRefusal => Ok(Vec::new()),
+    }
+}
+
+/// A machine of this width. Where answers are noted and the host is too narrow, the widest it has: the rest is
+/// tried in that one.
+fn create_vm(kvm: &Kvm, ipa_bits: PaBits, answers: &mut Answers) -> Result<Option<VmFd>, KvmError> {
+    let mut make =
+        |ipa_bits| answers.hear(Step::CreateVm { ipa_bits }, retry(|| arch::create_vm(kvm, ipa_bits)));
+    if let Some(fd) = make(ipa_bits)? {
+        return Ok(Some(fd));
+    }
+    let (limit, _) = arch::ipa_limit(kvm);
+    PaBits::new(limit).filter(|limit| *limit < ipa_bits).map_or(Ok(None), make)
 }
 
 fn open() -> Result<Kvm, KvmError> {
@@ -117,13 +169,12 @@ fn retry<T>(mut act: impl FnMut() -> Result<T, kvm_ioctls::Error>) -> Result<T, 
 }
 
 impl Handle {
-    fn add_ram(&self, slot: u32, range: AddressRange) -> Result<(), KvmError> {
-        let refused = |errno| KvmError::new(Step::AddRam { range }, errno);
+    fn add_ram(&self, slot: u32, range: AddressRange) -> Result<(), kvm_ioctls::Error> {
         // The planner's RAM and the mapping are the same list, so this is never absent.
         let at = self
             .memory
             .get_host_address(GuestAddress(range.first()))
-            .map_err(|_| refused(kvm_ioctls::Error::new(libc::EFAULT)))?;
+            .map_err(|_| kvm_ioctls::Error::new(libc::EFAULT))?;
         let region = kvm_userspace_memory_region {
             slot,
             flags: 0,
@@ -133,6 +184,18 @@ impl Handle {
         };
         // SAFETY: `at` is the start of a mapping of `range.size()` bytes that `self.memory` keeps
         // alive, and `self.fd` is dropped before it.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(refused)
+        unsafe { self.fd.set_user_memory_region(region) }
     }
+}
+
+/// What the kernel has for an attribute of 64 bits, which may itself say which one is asked for.
+#[cfg(target_arch = "aarch64")]
+fn attribute(device: &DeviceFd, group: u32, attr: u32, which: u64) -> Result<u64, kvm_ioctls::Error> {
+    let mut value = which;
+    let addr = std::ptr::from_mut(&mut value) as u64;
+    let mut asked = kvm_device_attr { flags: 0, group, attr: u64::from(attr), addr };
+    // SAFETY: the kernel writes the 8 bytes that attributes of this group have to `value`, which outlives
+    // the call.
+    unsafe { device.get_device_attr(&mut asked) }?;
+    Ok(value)
 }

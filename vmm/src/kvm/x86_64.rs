@@ -6,6 +6,7 @@ use ambit_device_manager::Plan;
 use ambit_resources::{IrqPin, PaBits};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
+use super::answers::Answers;
 use super::error::KvmError;
 use crate::vcpu::Stop;
 
@@ -14,13 +15,14 @@ use crate::vcpu::Stop;
 pub struct CpuStart {
     pub entry: u64,
     pub argument: u64,
+    pub ipa_bits: PaBits,
 }
 
 /// There is no machine with this one yet, so there is no value of it.
 pub struct Interrupts(Infallible);
 
 impl Interrupts {
-    pub fn create(_: &VmFd, plan: &Plan) -> Result<Self, KvmError> {
+    pub fn create(_: &VmFd, plan: &Plan, _: &mut Answers) -> Result<Self, KvmError> {
         Err(wrong(plan))
     }
 }

@@ -115,6 +115,7 @@ impl<'s> Layout<'s> {
     }
 
     /// Every label there is.
+    #[cfg(test)]
     pub fn labels(&self) -> impl Iterator<Item = &Label> {
         let blocks = self.blocks.iter().flat_map(|block| &block.labels);
         let lines = self.lines.iter().flat_map(|line| &line.labels);

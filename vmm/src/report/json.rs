@@ -1,10 +1,14 @@
 //! Reports for programs. Their fields are a promise; `schema` counts the times it was broken.
 
-use ambit_device_manager::{Arch, Board, Diagnostic, HostFacts, Plan, PlanError, Region, RegionKind, Status};
-use ambit_resources::{IrqPin, PaBits};
+use ambit_device_manager::{
+    Arch, Board, Diagnostic, HostFacts, PageTables, Plan, Refusal, Region, RegionKind, Status, Width,
+    WidthSource,
+};
+use ambit_resources::{AddressRange, IrqPin, PaBits};
 use serde::Serialize;
 
 use super::Probe;
+use super::scene::window_name;
 
 const SCHEMA: u32 = 1;
 
@@ -14,11 +18,18 @@ struct PlanReport<'a> {
     board: &'a str,
     arch: Arch,
     pa_bits: PaBits,
+    /// Who set that width.
+    pa_bits_source: WidthSource,
     /// Null for a plan that does not fit.
     ipa_bits: Option<PaBits>,
+    page_tables: Option<PageTables>,
     cpus: u32,
     regions: Vec<RegionReport<'a>>,
+    /// What PCI functions have within those regions.
+    functions: Vec<FunctionReport<'a>>,
     irqs: Vec<IrqReport<'a>>,
+    /// Null for a plan that does not fit.
+    device_pins: Option<PinsReport>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -30,6 +41,36 @@ struct RegionReport<'a> {
     size: u64,
     status: Status,
     reason: Option<&'a str>,
+    /// How many vCPUs have a frame in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
+    /// All that is kept for it, where that is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shortfall: Option<ShortfallReport>,
+}
+
+#[derive(Serialize)]
+struct ShortfallReport {
+    wanted: u64,
+    bytes: u64,
+    needed_bits: Option<u8>,
+    limit: Width,
+}
+
+#[derive(Serialize)]
+struct FunctionReport<'a> {
+    name: &'a str,
+    number: u8,
+    windows: Vec<WindowReport>,
+}
+
+#[derive(Serialize)]
+struct WindowReport {
+    name: String,
+    base: String,
+    size: u64,
 }
 
 #[derive(Serialize)]
@@ -37,43 +78,89 @@ struct IrqReport<'a> {
     name: &'a str,
     pin: u32,
     intid: u32,
+    /// By every PCI function without MSI.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    shared: bool,
+}
+
+/// The pins of optional devices.
+#[derive(Serialize)]
+struct PinsReport {
+    first: u32,
+    last: u32,
+    free: u32,
+}
+
+fn hex(range: AddressRange) -> String {
+    format!("{:#x}", range.first())
 }
 
 impl<'a> From<&'a Region> for RegionReport<'a> {
     fn from(region: &'a Region) -> Self {
+        let room = region.room.map(AddressRange::size).filter(|room| *room != region.size);
         Self {
             name: &region.name,
             kind: region.kind,
-            base: region.range.map(|range| format!("{:#x}", range.first())),
+            base: region.range.map(hex),
             size: region.size,
             status: region.status,
             reason: region.reason.as_deref(),
+            count: region.frames,
+            room,
+            shortfall: region.shortfall.map(|short| ShortfallReport {
+                wanted: short.wanted,
+                bytes: short.bytes,
+                needed_bits: short.needed_bits,
+                limit: short.limit,
+            }),
         }
     }
 }
 
+fn functions(plan: &Plan) -> Vec<FunctionReport<'_>> {
+    let functions = plan.devices.iter().filter_map(|device| {
+        let windows = device.slot.windows.iter().enumerate().map(|(index, window)| WindowReport {
+            name: window_name(&device.id, index),
+            base: hex(*window),
+            size: window.size(),
+        });
+        Some(FunctionReport { name: &device.id, number: device.function?, windows: windows.collect() })
+    });
+    functions.collect()
+}
+
 /// `plan` as one object; `more` are diagnostics that the planner could not know.
 pub fn plan(plan: &Plan, board: &dyn Board, more: &[Diagnostic]) -> String {
-    let irq = |(pin, name): (IrqPin, _)| IrqReport { name, pin: pin.0, intid: board.interrupt_id(pin) };
+    let irq = |(pin, name): (IrqPin, _)| IrqReport {
+        name,
+        pin: pin.0,
+        intid: board.interrupt_id(pin),
+        shared: plan.intx.contains(&pin),
+    };
+    let (first, last) = plan.device_pins;
     write(&PlanReport {
         schema: SCHEMA,
         board: &plan.board,
         arch: plan.arch,
         pa_bits: plan.width.bits,
+        pa_bits_source: plan.width.source,
         ipa_bits: Some(plan.ipa_bits),
+        page_tables: plan.page_tables,
         cpus: plan.cpus,
         regions: plan.regions.iter().map(RegionReport::from).collect(),
+        functions: functions(plan),
         irqs: plan.irqs.owners().map(irq).collect(),
+        device_pins: Some(PinsReport { first, last, free: plan.free_device_pins() }),
         diagnostics: more.iter().chain(&plan.diagnostics).cloned().collect(),
     })
 }
 
-/// The same object where there is no plan: `error` says why, first of the diagnostics.
+/// The same object where there is no plan: `refusal` says why, first of the diagnostics.
 pub fn refusal(
     board: &dyn Board,
     cpus: u32,
     facts: &HostFacts,
-    error: &PlanError,
+    refusal: &Refusal,
     more: &[Diagnostic],
 ) -> String {
     write(&PlanReport {
@@ -81,11 +168,15 @@ pub fn refusal(
         board: board.name(),
         arch: board.arch(),
         pa_bits: facts.width.bits,
+        pa_bits_source: facts.width.source,
         ipa_bits: None,
+        page_tables: None,
         cpus,
         regions: Vec::new(),
+        functions: Vec::new(),
         irqs: Vec::new(),
-        diagnostics: [error.diagnostic()].into_iter().chain(more.iter().cloned()).collect(),
+        device_pins: None,
+        diagnostics: [refusal.diagnostic()].into_iter().chain(more.iter().cloned()).collect(),
     })
 }
 
@@ -126,7 +217,8 @@ pub fn probe(probe: &Probe) -> String {
     })
 }
 
-fn write(report: &impl Serialize) -> String {
+/// Any report as one object.
+pub fn write(report: &impl Serialize) -> String {
     let mut text = serde_json::to_string_pretty(report)
         .expect("strings, numbers and lists of them always have a JSON form");
     text.push('\n');

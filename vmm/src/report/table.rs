@@ -1,46 +1,71 @@
 //! Reports for people: aligned columns, and wrapped only where a terminal is narrow.
 
-use ambit_device_manager::{Arch, Board, Diagnostic, Plan, Region, RegionKind, Severity, WidthSource};
+use ambit_device_manager::{Arch, Board, Diagnostic, Plan, Region, Severity, Status, WidthSource};
 use ambit_resources::human_size;
 
-use super::Probe;
+use super::scene::window_name;
+use super::{Paper, Probe, kind_word, severity_word};
 
-/// `plan` as text; `more` are diagnostics that the planner could not know. `columns` is the width to
-/// keep to, if any.
-pub fn plan(plan: &Plan, board: &dyn Board, more: &[Diagnostic], columns: Option<usize>) -> String {
+/// `plan` as text; `more` are diagnostics that the planner could not know.
+pub fn plan(plan: &Plan, board: &dyn Board, more: &[Diagnostic], paper: Paper) -> String {
+    let columns = paper.columns;
     let mut text = wrapped(&header(plan), 0, columns);
+    text += &wrapped(&width_line(plan), 0, columns);
     text.push('\n');
-    text += &regions(plan, board, columns);
+    text += &regions(plan, board, paper);
+    text += &functions(plan);
     if plan.irqs.owners().next().is_some() {
         text.push('\n');
         text += &interrupts(plan, board);
+        text += &wrapped(&budget(plan), 0, columns);
     }
-    text + &diagnostics(more.iter().chain(&plan.diagnostics), columns)
+    text + &diagnostics(more.iter().chain(&plan.diagnostics), paper)
 }
 
 fn header(plan: &Plan) -> String {
-    let source = match plan.width.source {
-        WidthSource::Host => "of this host",
-        WidthSource::User => "allowed",
-        WidthSource::Assumed => "assumed",
-    };
     let memory = plan.ram().map(|range| range.size()).sum();
     format!(
-        "board {} ({}), {}, {} of memory, {} address bits {source}, {} asked of KVM",
+        "board {} ({}), {}, {} of memory",
         plan.board,
         plan.arch.name(),
         counted(u64::from(plan.cpus), "vCPU"),
         human_size(memory),
-        plan.width.bits,
-        plan.ipa_bits,
     )
 }
 
-fn counted(count: u64, what: &str) -> String {
+/// What was planned with, what KVM is asked for, and what the host makes of that.
+pub fn width_line(plan: &Plan) -> String {
+    let source = match plan.width.source {
+        WidthSource::Host => "of this host",
+        WidthSource::User => "allowed",
+        WidthSource::Guest => "that the guest can use",
+        WidthSource::Board => "of the board",
+        WidthSource::Assumed => "assumed",
+    };
+    let tables = plan.page_tables.map(|tables| {
+        let first = match tables.concatenated {
+            1 => String::new(),
+            count => format!(" ({count} tables side by side)"),
+        };
+        format!(
+            "; stage 2: {} levels from level {}{first}, T0SZ {}, SL0 {}, pages of {}",
+            tables.levels,
+            tables.start_level,
+            tables.t0sz,
+            tables.sl0,
+            human_size(tables.page_size),
+        )
+    });
+    let (bits, asked) = (plan.width.bits, plan.ipa_bits);
+    format!("{bits} address bits {source}, {asked} asked of KVM{}", tables.unwrap_or_default())
+}
+
+/// "1 vCPU", "2 vCPUs".
+pub fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-fn regions(plan: &Plan, board: &dyn Board, columns: Option<usize>) -> String {
+fn regions(plan: &Plan, board: &dyn Board, paper: Paper) -> String {
     let highest = plan.regions.iter().filter_map(|region| region.range).map(|range| range.last()).max();
     let digits = format!("{:x}", highest.unwrap_or(0)).len().max(8);
     let mut grid = Grid::new(&[
@@ -50,55 +75,112 @@ fn regions(plan: &Plan, board: &dyn Board, columns: Option<usize>) -> String {
         ("KIND", Align::Left),
         ("NAME", Align::Left),
         ("INTID", Align::Right),
+        ("", Align::Left),
     ]);
     for region in &plan.regions {
         let hex = |address: u64| format!("{address:#0width$x}", width = digits + 2);
         let intid = plan.device(&region.name).and_then(|device| device.slot.irq);
-        grid.row([
-            region.range.map_or_else(|| "dropped".into(), |range| hex(range.first())),
-            region.range.map_or_else(|| "-".into(), |range| hex(range.last())),
-            human_size(region.size),
-            kind(plan, region).into(),
-            region.name.clone(),
-            intid.map_or_else(|| "-".into(), |(pin, _)| board.interrupt_id(pin).to_string()),
-        ]);
+        let colour = match region.status {
+            Status::Placed => None,
+            Status::Shrunk => Some(YELLOW),
+            Status::Dropped => Some(RED),
+        };
+        grid.coloured(
+            colour.filter(|_| paper.colours),
+            [
+                region.range.map_or_else(|| "dropped".into(), |range| hex(range.first())),
+                region.range.map_or_else(|| "-".into(), |range| hex(range.last())),
+                human_size(region.size),
+                kind_word(plan, region).into(),
+                region.name.clone(),
+                intid.map_or_else(|| "-".into(), |(pin, _)| board.interrupt_id(pin).to_string()),
+                remark(region),
+            ],
+        );
     }
     // The last address follows from base and size.
-    if columns.is_some_and(|columns| grid.width() > columns) {
+    if paper.columns.is_some_and(|columns| grid.width() > columns) {
         grid.remove_column(1);
     }
     grid.text()
 }
 
-/// Of a device, which one it is.
-fn kind<'p>(plan: &'p Plan, region: &Region) -> &'p str {
-    match region.kind {
-        RegionKind::Ram => "ram",
-        RegionKind::Reserved => "reserved",
-        RegionKind::InterruptController => "interrupt-controller",
-        RegionKind::Device => plan.device(&region.name).map_or("device", |device| &device.kind),
+/// What is worth saying beside a region; empty for most.
+fn remark(region: &Region) -> String {
+    let wanted = region.shortfall.map(|short| human_size(short.wanted));
+    match (region.status, wanted, region.frames) {
+        (Status::Shrunk, Some(wanted), _) => format!("shrunk from {wanted}"),
+        (Status::Dropped, Some(_), _) => match region.shortfall.and_then(|short| short.needed_bits) {
+            Some(bits) => format!("needs {bits} bits"),
+            None => "needs more bits than there can be".into(),
+        },
+        (_, _, Some(frames)) if frames > 0 => counted(u64::from(frames), "vCPU"),
+        _ => String::new(),
     }
 }
 
+/// What PCI functions have within the windows above. Empty if there are none.
+fn functions(plan: &Plan) -> String {
+    let mut grid = Grid::new(&[
+        ("BASE", Align::Left),
+        ("SIZE", Align::Right),
+        ("DEVICE", Align::Left),
+        ("NAME", Align::Left),
+    ]);
+    let mut any = false;
+    for device in &plan.devices {
+        let Some(number) = device.function else { continue };
+        any = true;
+        for (index, window) in device.slot.windows.iter().enumerate() {
+            grid.row([
+                format!("{:#x}", window.first()),
+                human_size(window.size()),
+                format!("00:{number:02x}.0"),
+                window_name(&device.id, index),
+            ]);
+        }
+    }
+    if any { format!("\n{}", grid.text()) } else { String::new() }
+}
+
 fn interrupts(plan: &Plan, board: &dyn Board) -> String {
-    let mut grid = Grid::new(&[("PIN", Align::Right), ("INTID", Align::Right), ("NAME", Align::Left)]);
+    let mut grid = Grid::new(&[
+        ("PIN", Align::Right),
+        ("INTID", Align::Right),
+        ("NAME", Align::Left),
+        ("", Align::Left),
+    ]);
     for (pin, owner) in plan.irqs.owners() {
-        grid.row([pin.to_string(), board.interrupt_id(pin).to_string(), owner.into()]);
+        let shared = if plan.intx.contains(&pin) { "shared by PCI functions without MSI" } else { "" };
+        grid.row([pin.to_string(), board.interrupt_id(pin).to_string(), owner.into(), shared.into()]);
     }
     grid.text()
 }
 
+/// What is left for more devices.
+fn budget(plan: &Plan) -> String {
+    let (first, last) = plan.device_pins;
+    let all = (u64::from(last) + 1).saturating_sub(u64::from(first));
+    format!("{} of {all} pins for devices ({first} to {last}) are free", plan.free_device_pins())
+}
+
 /// Each after an empty line.
-pub fn diagnostics<'d>(all: impl Iterator<Item = &'d Diagnostic>, columns: Option<usize>) -> String {
+pub fn diagnostics<'d>(all: impl Iterator<Item = &'d Diagnostic>, paper: Paper) -> String {
     let mut text = String::new();
     for diagnostic in all {
-        let severity = match diagnostic.severity {
-            Severity::Note => "note",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
+        let severity = severity_word(diagnostic.severity);
+        let columns = paper.columns;
         text.push('\n');
-        text += &wrapped(&format!("{severity}: {}", diagnostic.message), 2, columns);
+        let said = wrapped(&format!("{severity}: {}", diagnostic.message), 2, columns);
+        let colour = match diagnostic.severity {
+            Severity::Note => None,
+            Severity::Warning => Some(YELLOW),
+            Severity::Error => Some(RED),
+        };
+        text += &match colour.filter(|_| paper.colours) {
+            Some(colour) => said.replacen(severity, &format!("{colour}{severity}{PLAIN}"), 1),
+            None => said,
+        };
         for remedy in &diagnostic.remedies {
             text += &wrapped(&format!("  help: {remedy}"), 4, columns);
         }
@@ -107,7 +189,7 @@ pub fn diagnostics<'d>(all: impl Iterator<Item = &'d Diagnostic>, columns: Optio
 }
 
 /// `probe` as text.
-pub fn probe(probe: &Probe, columns: Option<usize>) -> String {
+pub fn probe(probe: &Probe, paper: Paper) -> String {
     let mut grid = Grid::new(&[]);
     grid.row(["architecture".into(), probe.arch.name().into()]);
     match &probe.kvm {
@@ -129,30 +211,42 @@ pub fn probe(probe: &Probe, columns: Option<usize>) -> String {
             grid.row(["page size".into(), human_size(kvm.page_size)]);
         }
     }
-    grid.text() + &diagnostics(probe.problems.iter(), columns)
+    grid.text() + &diagnostics(probe.problems.iter(), paper)
 }
 
 #[derive(Clone, Copy)]
-enum Align {
+pub enum Align {
     Left,
     Right,
 }
 
+// ECMA-48, 8.3.117.
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const PLAIN: &str = "\x1b[0m";
+
 /// Rows of cells, each column as wide as its widest cell.
-struct Grid {
+pub struct Grid {
     aligns: Vec<Align>,
     rows: Vec<Vec<String>>,
+    /// Rows that are not plain, by number.
+    colours: Vec<(usize, &'static str)>,
 }
 
 impl Grid {
     /// Without columns there is no title row, and every cell is aligned to the left.
-    fn new(columns: &[(&str, Align)]) -> Self {
+    pub fn new(columns: &[(&str, Align)]) -> Self {
         let titles: Vec<String> = columns.iter().map(|(title, _)| (*title).into()).collect();
         let rows = if titles.is_empty() { Vec::new() } else { vec![titles] };
-        Self { aligns: columns.iter().map(|(_, align)| *align).collect(), rows }
+        Self { aligns: columns.iter().map(|(_, align)| *align).collect(), rows, colours: Vec::new() }
     }
 
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
+    fn coloured<const N: usize>(&mut self, colour: Option<&'static str>, cells: [String; N]) {
+        self.colours.extend(colour.map(|colour| (self.rows.len(), colour)));
+        self.row(cells);
+    }
+
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
     }
 
@@ -179,10 +273,11 @@ impl Grid {
         widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let widths = self.widths();
         let mut text = String::new();
-        for row in &self.rows {
+        for (number, row) in self.rows.iter().enumerate() {
+            let colour = self.colours.iter().find(|(row, _)| *row == number).map(|(_, colour)| *colour);
             let cells: Vec<String> = row
                 .iter()
                 .zip(&widths)
@@ -192,7 +287,9 @@ impl Grid {
                     _ => format!("{cell:<width$}"),
                 })
                 .collect();
+            text += colour.unwrap_or_default();
             text += cells.join("  ").trim_end();
+            text += colour.map_or("", |_| PLAIN);
             text.push('\n');
         }
         text

@@ -1,5 +1,7 @@
-use ambit_bus::{Description, Needs, Request, Trigger};
-use ambit_device_manager::{HostFacts, MachineConfig, Plan, PlanError, Width, WidthSource, plan};
+use std::sync::Arc;
+
+use ambit_bus::{Needs, Request, Trigger};
+use ambit_device_manager::{HostFacts, MachineConfig, Width, WidthSource, plan};
 use ambit_resources::PaBits;
 use serde_json::{Value, json};
 
@@ -8,17 +10,17 @@ use crate::toy::{PC, TOY};
 
 fn facts(bits: u8) -> HostFacts {
     let bits = PaBits::new(bits).unwrap();
-    HostFacts { width: Width { bits, source: WidthSource::User }, page_size: 4096, max_cpus: 8, its: true }
+    HostFacts { width: Width { bits, source: WidthSource::User }, max_cpus: 8, ..HostFacts::assumed() }
 }
 
 fn config(memory: u64) -> MachineConfig {
     let disk = Request {
         id: "root".into(),
         kind: "virtio-blk".into(),
-        needs: Needs { registers: 0x200, irq: Some(Trigger::Edge) },
-        description: Description::default(),
+        needs: Needs::Board { registers: 0x200, irq: Some(Trigger::Edge) },
+        description: Arc::default(),
     };
-    MachineConfig { cpus: 2, memory, devices: vec![disk] }
+    MachineConfig { cpus: 2, memory, devices: vec![disk], ..MachineConfig::default() }
 }
 
 fn planned() -> Plan {
@@ -52,9 +54,10 @@ fn kvm() -> HostKvm {
 #[test]
 fn a_plan_is_a_table_lowest_first_with_what_was_dropped_at_the_end() {
     assert_eq!(
-        plan_table(&planned(), &TOY, &[note()], None),
+        plan_table(&planned(), &TOY, &[note()], Paper::default()),
         "\
-board toy (aarch64), 2 vCPUs, 3 GiB of memory, 36 address bits allowed, 32 asked of KVM
+board toy (aarch64), 2 vCPUs, 3 GiB of memory
+36 address bits allowed, 32 asked of KVM
 
 BASE        LAST           SIZE  KIND                  NAME      INTID
 0x01000000  0x01000fff    4 KiB  pl011                 uart0        32
@@ -66,6 +69,7 @@ dropped     -           128 KiB  interrupt-controller  gic.its       -
 PIN  INTID  NAME
   0     32  uart0
  16     48  root
+15 of 16 pins for devices (16 to 31) are free
 
 warning: this is known without a plan
   help: change your mind
@@ -77,21 +81,37 @@ note: gic.its is left out: a toy has none
 
 #[test]
 fn a_narrow_terminal_loses_the_last_address_and_gets_shorter_lines() {
-    let text = plan_table(&planned(), &TOY, &[note()], Some(60));
+    let narrow = Paper { columns: Some(60), colours: false };
+
+    let text = plan_table(&planned(), &TOY, &[note()], narrow);
 
     assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
     assert!(text.contains("0x40000000    3 GiB  ram "), "{text}");
     assert!(
-        text.starts_with("board toy (aarch64), 2 vCPUs, 3 GiB of memory, 36 address\nbits allowed"),
+        text.starts_with("board toy (aarch64), 2 vCPUs, 3 GiB of memory\n36 address bits allowed"),
         "{text}"
     );
+}
+
+#[test]
+fn colours_are_for_what_is_missing_and_change_no_character() {
+    let plain = plan_table(&planned(), &TOY, &[note()], Paper::default());
+
+    let coloured = plan_table(&planned(), &TOY, &[note()], Paper { columns: None, colours: true });
+
+    assert!(coloured.contains("\x1b[31mdropped "), "{coloured}");
+    assert!(coloured.contains("\x1b[33mwarning\x1b[0m: this is known"), "{coloured}");
+    let without = ["\x1b[31m", "\x1b[33m", "\x1b[0m"];
+    assert_eq!(without.iter().fold(coloured, |text, colour| text.replace(colour, "")), plain);
 }
 
 #[test]
 fn a_wide_machine_has_wider_addresses() {
     let plan = plan(&TOY, &config(8 << 30), &facts(36)).unwrap();
 
-    assert!(plan_table(&plan, &TOY, &[], None).contains("0x040000000  0x23fffffff    8 GiB  ram "));
+    assert!(
+        plan_table(&plan, &TOY, &[], Paper::default()).contains("0x040000000  0x23fffffff    8 GiB  ram ")
+    );
 }
 
 #[test]
@@ -105,7 +125,11 @@ fn a_plan_as_json_has_every_field_of_schema_1() {
             "board": "toy",
             "arch": "aarch64",
             "pa_bits": 36,
+            "pa_bits_source": "user",
             "ipa_bits": 32,
+            "page_tables": null,
+            "functions": [],
+            "device_pins": { "first": 16, "last": 31, "free": 15 },
             "cpus": 2,
             "regions": [
                 { "name": "uart0", "kind": "device", "base": "0x1000000", "size": 4096, "status": "placed",
@@ -135,20 +159,21 @@ fn a_plan_as_json_has_every_field_of_schema_1() {
 
 #[test]
 fn a_machine_that_does_not_fit_is_an_object_too() {
-    let error: PlanError = plan(&TOY, &config(64 << 30), &facts(36)).unwrap_err();
+    let refusal = plan(&TOY, &config(64 << 30), &facts(36)).unwrap_err();
 
-    let text = refusal_json(&TOY, 2, &facts(36), &error, &[]);
+    let text = refusal_json(&TOY, 2, &facts(36), &refusal, &[]);
 
     assert_eq!(
         serde_json::from_str::<Value>(&text).unwrap(),
         json!({
-            "schema": 1, "board": "toy", "arch": "aarch64", "pa_bits": 36, "ipa_bits": null, "cpus": 2,
-            "regions": [], "irqs": [],
+            "schema": 1, "board": "toy", "arch": "aarch64", "pa_bits": 36, "pa_bits_source": "user",
+            "ipa_bits": null, "page_tables": null, "cpus": 2,
+            "regions": [], "functions": [], "irqs": [], "device_pins": null,
             "diagnostics": [{
                 "code": "ram-beyond-width",
                 "severity": "error",
-                "message": error.to_string(),
-                "remedies": error.remedies(),
+                "message": refusal.to_string(),
+                "remedies": ["give the guest at most 63 GiB of memory", "allow 37 bits, if the host has them"],
             }],
         })
     );
@@ -159,7 +184,7 @@ fn a_probe_is_a_list_of_abilities() {
     let probe = Probe { arch: Arch::Aarch64, kvm: Some(kvm()), problems: Vec::new() };
 
     assert_eq!(
-        probe_table(&probe, None),
+        probe_table(&probe, Paper::default()),
         "\
 architecture               aarch64
 KVM                        available, interface version 12
@@ -186,7 +211,7 @@ fn a_host_without_kvm_is_a_report_with_a_problem() {
     let probe = Probe::new(Err(KvmError::ApiVersion(11)), &[&TOY, &PC]);
 
     assert_eq!(
-        probe_table(&probe, None),
+        probe_table(&probe, Paper::default()),
         format!(
             "architecture  {}\nKVM           not available\n\nerror: {}\n",
             Arch::host().name(),

@@ -3,14 +3,14 @@ use ambit_resources::PaBits;
 use proptest::prelude::*;
 
 use super::*;
-use crate::Native;
+use crate::native;
 
 const MIB: u64 = 1 << 20;
 
 fn machine(memory: u64) -> Plan {
     let width = Width { bits: PaBits::new(40).unwrap(), source: WidthSource::Host };
-    let facts = HostFacts { width, page_size: 4096, max_cpus: 512, its: true };
-    plan(&Native, &MachineConfig { cpus: 1, memory, devices: Vec::new() }, &facts).unwrap()
+    let facts = HostFacts { width, ..HostFacts::assumed() };
+    plan(&native(), &MachineConfig { memory, ..MachineConfig::default() }, &facts).unwrap()
 }
 
 /// A kernel file of 4 KiB that wants `memory`.
@@ -23,7 +23,7 @@ fn kernel(text_offset: u64, memory: u64) -> Vec<u8> {
 }
 
 fn boot<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
-    Native.boot_image(plan, payload)
+    native().boot_image(plan, payload)
 }
 
 fn refusal(memory: u64, payload: &Payload) -> String {
@@ -86,7 +86,7 @@ fn what_does_not_fit_says_what_it_takes_and_how_much_would_do() {
     );
     assert_eq!(
         refusal(100 * MIB, &Payload { initrd: Some(&initrd), ..only(&small) }),
-        "the device tree takes 2 KiB, and of 100 MiB of memory 0 B are left for it; \
+        "the device tree takes 3 KiB, and of 100 MiB of memory 0 B are left for it; \
          give the guest at least 102 MiB"
     );
     assert_eq!(

@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use ambit_aarch64::Native;
+use std::sync::Arc;
+
+use ambit_aarch64::native;
 use ambit_bus::{Description, Needs, Property, Request, Trigger};
-use ambit_device_manager::{HostFacts, MachineConfig, Plan, PlanError, Width, WidthSource, plan};
+use ambit_device_manager::{HostFacts, MachineConfig, Plan, Refusal, Width, WidthSource, plan};
 use ambit_resources::PaBits;
 
 /// A configuration and a host. One vCPU, 512 MiB, no devices, 40 bits, an ITS.
@@ -16,10 +18,7 @@ pub struct Machine {
 
 pub fn machine() -> Machine {
     let width = Width { bits: PaBits::new(40).unwrap(), source: WidthSource::Host };
-    Machine {
-        config: MachineConfig { cpus: 1, memory: 512 << 20, devices: Vec::new() },
-        facts: HostFacts { width, page_size: 4096, max_cpus: 512, its: true },
-    }
+    Machine { config: MachineConfig::default(), facts: HostFacts { width, ..HostFacts::assumed() } }
 }
 
 impl Machine {
@@ -61,15 +60,15 @@ impl Machine {
         self.try_plan().unwrap_or_else(|error| panic!("{self:?}: {error}"))
     }
 
-    pub fn try_plan(&self) -> Result<Plan, PlanError> {
-        plan(&Native, &self.config, &self.facts)
+    pub fn try_plan(&self) -> Result<Plan, Refusal> {
+        plan(&native(), &self.config, &self.facts)
     }
 
     /// Why there is no such machine: the refusal and its remedies.
     pub fn refusal(&self) -> (String, Vec<String>) {
         match self.try_plan() {
             Ok(_) => panic!("{self:?} was planned"),
-            Err(error) => (error.to_string(), error.remedies()),
+            Err(refusal) => (refusal.to_string(), refusal.remedies.iter().map(ToString::to_string).collect()),
         }
     }
 }
@@ -78,11 +77,11 @@ pub fn virtio(id: &str) -> Request {
     Request {
         id: id.into(),
         kind: "virtio-blk".into(),
-        needs: Needs { registers: 0x1000, irq: Some(Trigger::Edge) },
-        description: Description {
+        needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Edge) },
+        description: Arc::new(Description {
             node: "virtio_mmio".into(),
             compatible: vec!["virtio,mmio".into()],
             properties: vec![("dma-coherent".into(), Property::Flag)],
-        },
+        }),
     }
 }

@@ -3,10 +3,12 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use ambit_bus::{Description, Needs, Request, Trigger};
+use std::sync::Arc;
+
+use ambit_bus::{Needs, Request, Trigger};
 use ambit_device_manager::{
-    Arch, Board, BootError, BootImage, Fixture, HostFacts, MachineConfig, MemoryMap, Part, Payload, Place,
-    Plan, PlanError, RegionKind, Width, WidthSource, plan,
+    Above, Arch, Board, BootError, BootImage, DevicePlaces, Fixture, HostFacts, MachineConfig, MemoryMap,
+    Part, Payload, Place, Plan, PlanError, RamPlace, Refusal, RegionKind, Width, WidthSource, plan,
 };
 use ambit_resources::{AddressRange, IrqPin, PaBits};
 
@@ -16,15 +18,18 @@ pub const MIB: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Toy {
     pub devices: AddressRange,
+    pub above: Above,
 }
 
+const NOTHING: Above = Above { floor: 0, holes: false, parts: Vec::new() };
+
 /// Room for four devices of 4 KiB below RAM.
-pub const LOW: Toy = Toy { devices: AddressRange::fixed(0x10_0000, 0x4000) };
+pub const LOW: Toy = Toy { devices: AddressRange::fixed(0x10_0000, 0x4000), above: NOTHING };
 /// A window far above RAM that takes 37 bits to reach.
-pub const HIGH: Toy = Toy { devices: AddressRange::fixed(0x10_0000_0000, 0x10_0000) };
+pub const HIGH: Toy = Toy { devices: AddressRange::fixed(0x10_0000_0000, 0x10_0000), above: NOTHING };
 
 impl Board for Toy {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "toy"
     }
 
@@ -32,7 +37,7 @@ impl Board for Toy {
         Arch::Aarch64
     }
 
-    fn map(&self, config: &MachineConfig, facts: &HostFacts) -> MemoryMap {
+    fn map(&self, config: &MachineConfig, facts: &HostFacts) -> Result<MemoryMap, PlanError> {
         let extra = match facts.its {
             true => Place::Lowest {
                 size: 0x1000 * u64::from(config.cpus.clamp(1, 8)),
@@ -41,7 +46,7 @@ impl Board for Toy {
             },
             false => Place::Absent { size: 0x1000, reason: "the host has none".into() },
         };
-        MemoryMap {
+        Ok(MemoryMap {
             parts: vec![
                 Part {
                     name: "hole".into(),
@@ -50,12 +55,15 @@ impl Board for Toy {
                 },
                 Part { name: "extra".into(), kind: RegionKind::InterruptController, place: extra },
             ],
-            ram_base: 16 * MIB,
-            devices: self.devices,
+            ram: RamPlace { base: 16 * MIB, grain: 1, slot_room: 0, max_slots: 4 },
+            above: self.above.clone(),
+            frames: None,
+            devices: DevicePlaces { window: self.devices, grain: 1, pins: 2..=5 },
             pins: 8,
-            device_pins: 2..=5,
+            pci: None,
             max_cpus: 8,
-        }
+            width: None,
+        })
     }
 
     fn fixtures(&self) -> Vec<Fixture> {
@@ -75,25 +83,25 @@ pub fn device(id: &str) -> Request {
     Request {
         id: id.into(),
         kind: "toy".into(),
-        needs: Needs { registers: 0x1000, irq: Some(Trigger::Edge) },
-        description: Description::default(),
+        needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Edge) },
+        description: Arc::default(),
     }
 }
 
 /// A device with a window of its own size, and no pin.
 pub fn sized(id: &str, registers: u64) -> Request {
-    Request { needs: Needs { registers, irq: None }, ..device(id) }
+    Request { needs: Needs::Board { registers, irq: None }, ..device(id) }
 }
 
 pub fn config(devices: Vec<Request>) -> MachineConfig {
-    MachineConfig { cpus: 1, memory: 64 * MIB, devices }
+    MachineConfig { memory: 64 * MIB, devices, ..MachineConfig::default() }
 }
 
 pub fn host(bits: u8) -> HostFacts {
     let width = Width { bits: PaBits::new(bits).unwrap(), source: WidthSource::Host };
-    HostFacts { width, page_size: 4096, max_cpus: 512, its: true }
+    HostFacts { width, ..HostFacts::assumed() }
 }
 
-pub fn planned(board: &Toy, devices: Vec<Request>) -> Result<Plan, PlanError> {
+pub fn planned(board: &Toy, devices: Vec<Request>) -> Result<Plan, Refusal> {
     plan(board, &config(devices), &host(40))
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use std::collections::VecDeque;
 
 use ambit_bus::bench::{BenchHost, PinLog};
@@ -157,15 +159,15 @@ fn the_guest_is_told_what_linux_binds_to() {
         Request {
             id: "uart0".into(),
             kind: "pl011".into(),
-            needs: Needs { registers: 0x1000, irq: Some(Trigger::Level) },
-            description: Description {
+            needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Level) },
+            description: Arc::new(Description {
                 node: "pl011".into(),
                 compatible: vec!["arm,pl011".into(), "arm,primecell".into()],
                 properties: vec![(
                     "clocks".into(),
                     Property::Clocks(vec!["uartclk".into(), "apb_pclk".into()])
                 )],
-            },
+            }),
         }
     );
 }

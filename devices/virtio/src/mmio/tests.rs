@@ -715,7 +715,7 @@ fn a_model_says_what_its_guest_is_told() {
     let request = model.request();
 
     assert_eq!((request.id.as_str(), request.kind.as_str()), ("root", "virtio-blk"));
-    assert_eq!(request.needs, Needs { registers: 0x1000, irq: Some(Trigger::Edge) });
+    assert_eq!(request.needs, Needs::Board { registers: 0x200, irq: Some(Trigger::Edge) });
     assert_eq!(request.description.node, "virtio_mmio");
     assert_eq!(request.description.compatible, ["virtio,mmio"]);
     assert_eq!(request.description.properties, [("dma-coherent".to_owned(), Property::Flag)]);

@@ -1,0 +1,538 @@
+//! A plan that is being made.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ambit_bus::{Needs, Request, Slot, Trigger};
+use ambit_resources::{
+    AddressRange, AddressSpace, IrqPin, IrqPool, PaBits, SpaceError, bits_for, human_size,
+};
+
+use crate::error::limit_text;
+use crate::pci::Pci;
+use crate::plan::kept_as;
+use crate::{
+    Board, DevicePlaces, Fit, Fixture, Frames, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug,
+    MemoryMap, Part, Place, Placed, Plan, PlanError, RamPlace, Region, RegionKind, Shortfall, Status, Width,
+    WidthSource,
+};
+
+const GIB: u64 = 1 << 30;
+
+/// RAM that is there from the start.
+pub const RAM: &str = "ram0";
+/// Room for RAM that is plugged later.
+pub const RAM_HOTPLUG: &str = "ram.hotplug";
+
+/// The plan, without a search for what would help if there is none.
+///
+/// # Errors
+/// [`PlanError`] for the first thing that does not fit.
+pub fn attempt(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> Result<Plan, PlanError> {
+    check_host(facts)?;
+    let map = board.map(config, facts)?;
+    check_counts(board, config, facts, &map)?;
+    let own = map.width.map(|bits| Width { bits, source: WidthSource::Board });
+    let width = own.filter(|own| own.bits < facts.width.bits).unwrap_or(facts.width);
+    let mut draft = Draft::new(&map, width, config.devices.len());
+    for part in &map.parts {
+        draft.part(part)?;
+    }
+    for fixture in board.fixtures() {
+        draft.fixture(fixture)?;
+    }
+    let ram_top = draft.ram(config, &map.ram, facts)?;
+    let mut next = Some(ram_top.max(map.above.floor));
+    for part in &map.above.parts {
+        next = draft.high(part, next, map.above.holes, config)?;
+    }
+    if let Some(frames) = &map.frames {
+        draft.frames(frames, config.cpus, board.name())?;
+    }
+    let mut pci = Pci::new(&map, config, &mut draft)?;
+    for request in &config.devices {
+        match &request.needs {
+            Needs::Board { registers, irq } => draft.device(request, *registers, *irq, &map.devices)?,
+            Needs::Pci { bars } => pci.function(request, bars, &mut draft)?,
+        }
+    }
+    draft.check_names()?;
+    check_queues(config, &draft)?;
+    Ok(draft.finish(board, config, facts, &map, pci.intx))
+}
+
+fn check_host(facts: &HostFacts) -> Result<(), PlanError> {
+    let known = facts.page_size.is_power_of_two() && (4096..=65536).contains(&facts.page_size);
+    if known { Ok(()) } else { Err(PlanError::HostPages(facts.page_size)) }
+}
+
+fn check_counts(
+    board: &dyn Board,
+    config: &MachineConfig,
+    facts: &HostFacts,
+    map: &MemoryMap,
+) -> Result<(), PlanError> {
+    if config.cpus == 0 {
+        return Err(PlanError::NoCpus);
+    }
+    let host = match facts.width.source {
+        WidthSource::Assumed => "the KVM of a host like most gives",
+        _ => "this host's KVM gives",
+    };
+    let limits = [(facts.max_cpus, host.to_owned()), (map.max_cpus, format!("board {} has", board.name()))];
+    let lowest = limits.into_iter().min_by_key(|(limit, _)| *limit);
+    if let Some((limit, bound)) = lowest.filter(|(limit, _)| config.cpus > *limit) {
+        return Err(PlanError::TooManyCpus { wanted: config.cpus, limit, bound });
+    }
+    if config.memory == 0 {
+        return Err(PlanError::NoMemory);
+    }
+    if let Some(room) = config.hotplug {
+        check_slots(room, config.memory, facts, &map.ram)?;
+    }
+    Ok(())
+}
+
+fn check_slots(room: MemoryHotplug, memory: u64, facts: &HostFacts, ram: &RamPlace) -> Result<(), PlanError> {
+    if room.max_memory < memory {
+        return Err(PlanError::HotplugBelowMemory { max_memory: room.max_memory, memory });
+    }
+    if !room.max_memory.is_multiple_of(facts.page_size) {
+        return Err(PlanError::HotplugNotPages { max_memory: room.max_memory, page_size: facts.page_size });
+    }
+    let refused = |bound: String| Err(PlanError::MemorySlots { wanted: room.slots, bound });
+    match room.slots {
+        0 if room.max_memory > memory => refused("memory that may be plugged needs at least one".into()),
+        slots if slots > ram.max_slots => refused(format!("the board has at most {}", ram.max_slots)),
+        // The first one is taken by what is there from the start.
+        slots if slots >= facts.memory_slots => {
+            refused(format!("this host's KVM has {}, of which one is taken", facts.memory_slots))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_queues(config: &MachineConfig, draft: &Draft) -> Result<(), PlanError> {
+    let Some(bits) = config.queue_reach else { return Ok(()) };
+    let ram =
+        draft.regions.iter().filter(|region| matches!(region.kind, RegionKind::Ram | RegionKind::RamHotplug));
+    let last = ram.filter_map(|region| region.range).map(AddressRange::last).max().unwrap_or(0);
+    if bits_for(last) > bits { Err(PlanError::QueueReach { last, bits }) } else { Ok(()) }
+}
+
+/// A plan that is being made.
+pub(crate) struct Draft {
+    pub width: Width,
+    pub space: AddressSpace,
+    pub irqs: IrqPool,
+    pub regions: Vec<Region>,
+    devices: Vec<Placed>,
+    // Where the search for a window of this size goes on: everything below is taken, as nothing is given
+    // back while planning.
+    searched: HashMap<u64, u64>,
+    next_pin: u32,
+    /// INTA to INTD have pins.
+    pub wired: bool,
+}
+
+impl Draft {
+    /// With room for so many optional devices.
+    fn new(map: &MemoryMap, width: Width, devices: usize) -> Self {
+        let parts = map.parts.len() + map.above.parts.len();
+        // RAM, room for more of it, and a few fixtures.
+        let rest = 8;
+        Self {
+            width,
+            space: AddressSpace::new(width.bits),
+            irqs: IrqPool::new(map.pins),
+            regions: Vec::with_capacity(parts + rest + devices),
+            devices: Vec::with_capacity(rest + devices),
+            searched: HashMap::new(),
+            next_pin: *map.devices.pins.start(),
+            wired: false,
+        }
+    }
+
+    /// Adds to the width's own refusal who set the width.
+    fn explain(&self, error: SpaceError) -> PlanError {
+        match error {
+            SpaceError::Beyond { owner, wanted, needed, .. } => {
+                PlanError::WindowBeyondWidth { owner, wanted, needed, width: self.width }
+            }
+            _ => PlanError::Space(error),
+        }
+    }
+
+    fn claim(&mut self, owner: &str, range: AddressRange) -> Result<AddressRange, PlanError> {
+        self.space.claim(owner, range).map_err(|error| self.explain(error))
+    }
+
+    fn part(&mut self, part: &Part) -> Result<(), PlanError> {
+        match &part.place {
+            Place::At(range) => {
+                let range = self.claim(&part.name, *range)?;
+                self.region(&part.name, part.kind, range);
+            }
+            Place::Lowest { size, align, within } => {
+                let placed = self.space.place(&part.name, *size, *align, *within);
+                let range = placed.map_err(|error| self.explain(error))?;
+                self.region(&part.name, part.kind, range);
+            }
+            Place::Absent { size, reason } => {
+                self.left_out(&part.name, part.kind, *size, reason.clone(), None);
+            }
+        }
+        Ok(())
+    }
+
+    fn fixture(&mut self, fixture: Fixture) -> Result<(), PlanError> {
+        let Needs::Board { registers, irq } = fixture.request.needs else {
+            return Err(PlanError::NoPci(fixture.request.id));
+        };
+        let window = AddressRange::new(fixture.base, registers).ok_or_else(|| {
+            let owner = fixture.request.id.clone();
+            PlanError::Space(SpaceError::Malformed { owner, size: registers, align: 1 })
+        })?;
+        let window = self.claim(&fixture.request.id, window)?;
+        let pin = fixture.pin.map(|pin| self.irqs.claim(&fixture.request.id, pin)).transpose()?;
+        let slot = Slot { windows: vec![window], irq: pin.zip(irq) };
+        self.region(&fixture.request.id, RegionKind::Device, window);
+        self.placed(&fixture.request, slot, None);
+        Ok(())
+    }
+
+    /// RAM and the room for more. Gives the first address that is neither.
+    fn ram(&mut self, config: &MachineConfig, place: &RamPlace, facts: &HostFacts) -> Result<u64, PlanError> {
+        let (memory, base) = (config.memory, place.base);
+        let wraps = PlanError::MemoryWraps { memory, base };
+        let range = AddressRange::new(base, memory).ok_or(wraps.clone())?;
+        let end = range.last().checked_add(1).and_then(|end| end.checked_next_multiple_of(place.grain));
+        let end = end.ok_or(wraps)?;
+        let ceiling = self.width.bits.ceiling();
+        if end > ceiling {
+            return Err(PlanError::MemoryBeyondWidth {
+                memory,
+                base,
+                last: range.last(),
+                needed: bits_for(end - 1),
+                width: self.width,
+                short: end - ceiling,
+            });
+        }
+        // Second, so that the size it proposes is known to be within reach.
+        if !memory.is_multiple_of(facts.page_size) {
+            return Err(PlanError::MemoryNotPages { memory, page_size: facts.page_size });
+        }
+        let range = self.claim(RAM, range)?;
+        self.region(RAM, RegionKind::Ram, range);
+        match config.hotplug {
+            Some(room) => self.ram_hotplug(room, memory, end, place),
+            None => Ok(end),
+        }
+    }
+
+    fn ram_hotplug(
+        &mut self,
+        room: MemoryHotplug,
+        memory: u64,
+        ram_end: u64,
+        place: &RamPlace,
+    ) -> Result<u64, PlanError> {
+        let wraps = || PlanError::MemoryWraps { memory: room.max_memory, base: place.base };
+        let for_slots = u64::from(room.slots).checked_mul(place.slot_room).ok_or_else(wraps)?;
+        let size = (room.max_memory - memory).checked_add(for_slots).ok_or_else(wraps)?;
+        let base = ram_end.checked_next_multiple_of(GIB).ok_or_else(wraps)?;
+        let Some(range) = AddressRange::new(base, size) else {
+            return if size == 0 { Ok(ram_end) } else { Err(wraps()) };
+        };
+        let end = range.last().checked_add(1).and_then(|end| end.checked_next_multiple_of(GIB));
+        let end = end.ok_or_else(wraps)?;
+        let ceiling = self.width.bits.ceiling();
+        if end > ceiling {
+            return Err(PlanError::HotplugBeyondWidth {
+                max_memory: room.max_memory,
+                slots: room.slots,
+                needed: bits_for(end - 1),
+                width: self.width,
+                short: end - ceiling,
+            });
+        }
+        let range = self.claim(RAM_HOTPLUG, range)?;
+        self.region(RAM_HOTPLUG, RegionKind::RamHotplug, range);
+        Ok(end)
+    }
+
+    /// Places `part` at or above `next`, and gives where the one after it may begin. `None`: nowhere.
+    fn high(
+        &mut self,
+        part: &HighPart,
+        next: Option<u64>,
+        holes: bool,
+        config: &MachineConfig,
+    ) -> Result<Option<u64>, PlanError> {
+        let first = next.and_then(|next| next.checked_next_multiple_of(part.align));
+        let wanted = self.length(part, first, config)?;
+        if wanted == 0 {
+            let asked = config.pci.and_then(|pci| pci.window);
+            let why = if asked == Some(0) { "the user wants none" } else { "no device has a 64-bit BAR" };
+            self.left_out(&part.name, part.kind, 0, why.into(), None);
+            return Ok(next);
+        }
+        let range = first.and_then(|first| AddressRange::new(first, wanted));
+        let fits = range.is_some_and(|range| self.width.bits.reach().contains(range));
+        let off = matches!(part.fit, Fit::Off(_) | Fit::OffOr(..));
+        if let Some(range) = range.filter(|_| fits && !off) {
+            let range = self.claim(&part.name, range)?;
+            self.region(&part.name, part.kind, range);
+            return Ok(range.last().checked_add(1));
+        }
+        let trimmed = self.not_whole(part, first, wanted)?;
+        if let Some(range) = range.filter(|_| holes) {
+            if fits {
+                self.claim(&format!("hole of {}", part.name), range)?;
+            }
+            return Ok(range.last().checked_add(1));
+        }
+        Ok(trimmed.or(next))
+    }
+
+    /// In bytes. 0: there is no need for it.
+    fn length(&self, part: &HighPart, first: Option<u64>, config: &MachineConfig) -> Result<u64, PlanError> {
+        let (room, grain, cap) = match part.size {
+            Length::Of(size) => return Ok(size),
+            Length::Bars { room, grain, cap } => (room, grain, cap),
+        };
+        match config.pci.and_then(|pci| pci.window) {
+            Some(wanted) if wanted > cap || !wanted.is_multiple_of(grain) => {
+                Err(PlanError::PciWindow { wanted, grain, cap })
+            }
+            Some(wanted) => Ok(wanted),
+            None => {
+                let need = crate::pci::wide_need(&config.devices, first.unwrap_or(0)).saturating_add(room);
+                Ok(need.checked_next_multiple_of(grain).unwrap_or(cap).min(cap))
+            }
+        }
+    }
+
+    /// What is done with a high part that is not where it should be. Gives the end of what is left of it.
+    fn not_whole(
+        &mut self,
+        part: &HighPart,
+        first: Option<u64>,
+        wanted: u64,
+    ) -> Result<Option<u64>, PlanError> {
+        let limit = limit_text(self.width);
+        let last = first.and_then(|first| AddressRange::new(first, wanted)).map(AddressRange::last);
+        let needed_bits = last.map(bits_for).filter(|bits| *bits <= PaBits::MAX.get());
+        let lack = match needed_bits {
+            Some(bits) => format!("it needs {bits} physical address bits, and {limit}"),
+            None => format!("it needs more than {} physical address bits, and {limit}", PaBits::MAX),
+        };
+        let shortfall = |has: u64| {
+            let bytes = wanted.saturating_sub(has);
+            Some(Shortfall { wanted, bytes, needed_bits, limit: self.width })
+        };
+        match &part.fit {
+            Fit::Off(option) => {
+                self.left_out(&part.name, part.kind, wanted, format!("{option} says so"), None);
+            }
+            Fit::OffOr(_, low) => {
+                let low = self.claim(&part.name, *low)?;
+                self.region(&part.name, part.kind, low);
+            }
+            Fit::Or(low) => {
+                let reason = format!("above RAM {} of it would be, but {lack}", human_size(wanted));
+                let shortfall = shortfall(low.size());
+                let low = self.claim(&part.name, *low)?;
+                self.shrunk(&part.name, part.kind, low, reason, shortfall);
+            }
+            Fit::Trimmed(grain) => {
+                let room = first.map_or(0, |first| self.width.bits.ceiling().saturating_sub(first));
+                let has = room / grain * grain;
+                let left = first.and_then(|first| AddressRange::new(first, has));
+                let shortfall = shortfall(has);
+                let Some(left) = left else {
+                    self.left_out(&part.name, part.kind, wanted, lack, shortfall);
+                    return Ok(None);
+                };
+                let reason = format!("it has {} of {}: {lack}", human_size(has), human_size(wanted));
+                let left = self.claim(&part.name, left)?;
+                self.shrunk(&part.name, part.kind, left, reason, shortfall);
+                return Ok(left.last().checked_add(1));
+            }
+            Fit::Whole => {
+                let shortfall = shortfall(0);
+                self.left_out(&part.name, part.kind, wanted, lack, shortfall);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives each vCPU a frame, in the order of the parts that hold them.
+    fn frames(&mut self, frames: &Frames, cpus: u32, board: &str) -> Result<(), PlanError> {
+        let (mut left, mut capacity) = (cpus, 0_u32);
+        let mut missing: Option<String> = None;
+        for name in &frames.parts {
+            let Some(region) = self.regions.iter_mut().find(|region| region.name == *name) else { continue };
+            let Some(room) = region.range else {
+                missing =
+                    missing.or(region.reason.as_ref().map(|why| format!(", as {name} is left out: {why}")));
+                continue;
+            };
+            let fit = u32::try_from(room.size() / frames.size).unwrap_or(u32::MAX);
+            let here = left.min(fit);
+            capacity = capacity.saturating_add(fit);
+            left -= here;
+            region.room = Some(room);
+            region.frames = Some(here);
+            match AddressRange::new(room.first(), u64::from(here) * frames.size) {
+                Some(used) => (region.range, region.size) = (Some(used), used.size()),
+                // Nobody's frames are there, and nothing else may be.
+                None => {
+                    region.kind = RegionKind::Reserved;
+                    region.name = kept_as(name);
+                }
+            }
+        }
+        if left > 0 {
+            let bound = format!("board {board} has room for{}", missing.unwrap_or_default());
+            return Err(PlanError::TooManyCpus { wanted: cpus, limit: capacity, bound });
+        }
+        Ok(())
+    }
+
+    fn device(
+        &mut self,
+        request: &Request,
+        registers: u64,
+        irq: Option<Trigger>,
+        places: &DevicePlaces,
+    ) -> Result<(), PlanError> {
+        // Nothing is no window, however small the windows of the board may be.
+        let size = if registers == 0 { 0 } else { registers.max(places.grain) };
+        let from = self.searched.get(&size).copied().unwrap_or(places.window.first());
+        let within = AddressRange::spanning(from, places.window.last()).unwrap_or(places.window);
+        let placed = self.space.place(&request.id, size, size, within).or_else(|error| match error {
+            // As the user sees it: what is free below counts too, though it is too small.
+            SpaceError::NoRoom { .. } => self.space.place(&request.id, size, size, places.window),
+            other => Err(other),
+        });
+        let window = placed.map_err(|error| self.explain(error))?;
+        self.searched.insert(size, window.last().saturating_add(1));
+        let irq = match irq {
+            Some(trigger) => Some((self.device_pin(&request.id, places)?, trigger)),
+            None => None,
+        };
+        self.region(&request.id, RegionKind::Device, window);
+        self.placed(request, Slot { windows: vec![window], irq }, None);
+        Ok(())
+    }
+
+    fn device_pin(&mut self, id: &str, places: &DevicePlaces) -> Result<IrqPin, PlanError> {
+        let pins = places.pins.clone();
+        let from = self.next_pin.min(*pins.end());
+        let pin = self.irqs.place(id, from..=*pins.end()).or_else(|_| self.irqs.place(id, pins))?;
+        self.next_pin = pin.0.saturating_add(1);
+        Ok(pin)
+    }
+
+    pub fn placed(&mut self, request: &Request, slot: Slot, function: Option<u8>) {
+        self.devices.push(Placed {
+            slot,
+            function,
+            id: request.id.clone(),
+            kind: request.kind.clone(),
+            description: Arc::clone(&request.description),
+        });
+    }
+
+    fn region(&mut self, name: &str, kind: RegionKind, range: AddressRange) {
+        self.push(name, kind, Some(range), range.size(), Status::Placed, None, None);
+    }
+
+    fn shrunk(
+        &mut self,
+        name: &str,
+        kind: RegionKind,
+        range: AddressRange,
+        reason: String,
+        shortfall: Option<Shortfall>,
+    ) {
+        self.push(name, kind, Some(range), range.size(), Status::Shrunk, Some(reason), shortfall);
+    }
+
+    fn left_out(
+        &mut self,
+        name: &str,
+        kind: RegionKind,
+        size: u64,
+        reason: String,
+        shortfall: Option<Shortfall>,
+    ) {
+        self.push(name, kind, None, size, Status::Dropped, Some(reason), shortfall);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a region, in their order")]
+    fn push(
+        &mut self,
+        name: &str,
+        kind: RegionKind,
+        range: Option<AddressRange>,
+        size: u64,
+        status: Status,
+        reason: Option<String>,
+        shortfall: Option<Shortfall>,
+    ) {
+        let (frames, room) = (None, None);
+        let name = name.into();
+        self.regions.push(Region { name, kind, range, size, status, reason, shortfall, frames, room });
+    }
+
+    /// Errors, plans and users speak of a part by its name.
+    fn check_names(&self) -> Result<(), PlanError> {
+        // A name that a wider host would take is taken here too.
+        let absent =
+            |region: &&Region| region.kind == RegionKind::InterruptController && region.range.is_none();
+        let kept: Vec<String> =
+            self.regions.iter().filter(absent).map(|region| kept_as(&region.name)).collect();
+        let regions = self.regions.iter().map(|region| region.name.as_str());
+        let regions = regions.chain(kept.iter().map(String::as_str));
+        let functions = self.devices.iter().filter(|device| device.function.is_some());
+        let wires = crate::pci::WIRES.into_iter().filter(|_| self.wired);
+        let mut names: Vec<&str> =
+            regions.chain(functions.map(|device| device.id.as_str())).chain(wires).collect();
+        names.sort_unstable();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+        twice.map_or(Ok(()), |pair| Err(PlanError::DuplicateId(pair[0].into())))
+    }
+
+    fn finish(
+        mut self,
+        board: &dyn Board,
+        config: &MachineConfig,
+        facts: &HostFacts,
+        map: &MemoryMap,
+        intx: Vec<IrqPin>,
+    ) -> Plan {
+        // What was dropped has no address and sorts last.
+        self.regions.sort_by_key(|region| region.range.map_or(u64::MAX, AddressRange::first));
+        let highest = self.space.claims().map(|claim| claim.range.last()).max().unwrap_or(0);
+        let ipa_bits =
+            PaBits::covering(highest).expect("no claim passes the width, which is at most 52 bits");
+        Plan {
+            board: board.name().into(),
+            arch: board.arch(),
+            cpus: config.cpus,
+            width: self.width,
+            ipa_bits,
+            page_tables: board.page_tables(ipa_bits, facts.page_size),
+            regions: self.regions,
+            devices: self.devices,
+            space: self.space,
+            irqs: self.irqs,
+            device_pins: (*map.devices.pins.start(), *map.devices.pins.end()),
+            intx,
+            diagnostics: Vec::new(),
+        }
+    }
+}

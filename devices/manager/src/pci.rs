@@ -1,0 +1,112 @@
+//! PCI on paper: a place on bus 0 for each function, and one in a window for each BAR.
+
+use std::ops::RangeInclusive;
+
+use ambit_bus::{Bar, Needs, Request, Slot};
+use ambit_resources::{AddressRange, AddressSpace, IrqPin, PaBits};
+
+use crate::draft::Draft;
+use crate::{MachineConfig, MemoryMap, PlanError, Region, RegionKind};
+
+/// Configuration space of all functions, 4 KiB each (PCI Express 5.0, 7.2.2).
+pub const ECAM: &str = "pci.ecam";
+/// I/O ports.
+pub const IO: &str = "pci.io";
+/// Room for BARs of 32 bits.
+pub const MMIO32: &str = "pci.mmio32";
+/// Room for BARs of 64 bits.
+pub const MMIO64: &str = "pci.mmio64";
+
+/// What one bus takes of the configuration space, in bytes.
+pub const BUS_SIZE: u64 = 1 << 20;
+/// What one device number takes of a bus: eight functions, in bytes.
+const DEVICE_SIZE: u64 = 1 << 15;
+const CONFIG_SIZE: u64 = 4096;
+/// Device numbers on a bus; the host bridge is number 0.
+const DEVICES: RangeInclusive<u8> = 1..=31;
+/// INTA to INTD.
+pub(crate) const WIRES: [&str; 4] = ["pci.inta", "pci.intb", "pci.intc", "pci.intd"];
+
+/// What PCI of a draft is and has left.
+pub(crate) struct Pci {
+    ecam: Option<AddressRange>,
+    next: u8,
+    // BARs are within a window, and a window is one claim of the machine: so they have spaces of their own.
+    bars: AddressSpace,
+    /// The pins of INTA to INTD.
+    pub intx: Vec<IrqPin>,
+}
+
+impl Pci {
+    /// Takes the pins for INTx.
+    ///
+    /// # Errors
+    /// [`PlanError`] if a pin is taken, or if there would be no interrupts at all.
+    pub fn new(map: &MemoryMap, config: &MachineConfig, draft: &mut Draft) -> Result<Self, PlanError> {
+        let ecam = part(draft, ECAM).and_then(|region| region.range);
+        let places = map.pci.as_ref().filter(|_| config.pci.is_some());
+        let mut intx = Vec::new();
+        if let Some(places) = places {
+            if places.intx.is_none() && !places.msi {
+                return Err(PlanError::PciWithoutInterrupts);
+            }
+            draft.wired = places.intx.is_some();
+            if let Some(first) = places.intx {
+                for (number, name) in (0..).zip(WIRES) {
+                    intx.push(draft.irqs.claim(name, IrqPin(first.0.saturating_add(number)))?);
+                }
+            }
+        }
+        Ok(Self { ecam, next: *DEVICES.start(), bars: AddressSpace::new(PaBits::MAX), intx })
+    }
+
+    /// Gives a function its number and its BARs.
+    ///
+    /// # Errors
+    /// [`PlanError`] without PCI, on a full bus, and for a BAR that its window does not hold.
+    pub fn function(&mut self, request: &Request, bars: &[Bar], draft: &mut Draft) -> Result<(), PlanError> {
+        let ecam = self.ecam.ok_or_else(|| PlanError::NoPci(request.id.clone()))?;
+        let number = Some(self.next).filter(|next| DEVICES.contains(next));
+        let number = number.ok_or_else(|| PlanError::NoFunction(request.id.clone()))?;
+        self.next += 1;
+        let config = AddressRange::new(ecam.first() + u64::from(number) * DEVICE_SIZE, CONFIG_SIZE)
+            .expect("a place within the configuration space is no end of all addresses");
+        let mut windows = vec![config];
+        for (index, bar) in bars.iter().enumerate() {
+            windows.push(self.bar(&request.id, index, *bar, draft)?);
+        }
+        draft.placed(request, Slot { windows, irq: None }, Some(number));
+        Ok(())
+    }
+
+    fn bar(&mut self, owner: &str, index: usize, bar: Bar, draft: &Draft) -> Result<AddressRange, PlanError> {
+        let window = if bar.wide { MMIO64 } else { MMIO32 };
+        let refused =
+            |why: String| PlanError::Bar { owner: owner.into(), bar: index, size: bar.size, window, why };
+        let region = part(draft, window);
+        let region = region.ok_or_else(|| refused("the board has no such window".into()))?;
+        let why = region.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let within = region.range.ok_or_else(|| refused(format!("it is left out{why}")))?;
+        let placed = self.bars.place(owner, bar.size, bar.size, within);
+        placed.map_err(|error| refused(format!("{error}{why}")))
+    }
+}
+
+/// A device may be called like a part that is not there.
+fn part<'a>(draft: &'a Draft, name: &str) -> Option<&'a Region> {
+    draft.regions.iter().find(|region| region.kind == RegionKind::Pci && region.name == name)
+}
+
+/// How many bytes from `first` on the 64-bit BARs of `devices` take.
+pub(crate) fn wide_need(devices: &[Request], first: u64) -> u64 {
+    let wide = devices.iter().filter_map(|request| match &request.needs {
+        Needs::Pci { bars } => Some(bars),
+        Needs::Board { .. } => None,
+    });
+    let wide = wide.flatten().filter(|bar| bar.wide);
+    let mut space = AddressSpace::new(PaBits::MAX);
+    let Some(within) = AddressRange::spanning(first, PaBits::MAX.ceiling() - 1) else { return 0 };
+    // One that fits nowhere is refused by name when its turn comes.
+    let placed = wide.filter_map(|bar| space.place("bar", bar.size, bar.size, within).ok());
+    placed.map(|range| range.last() - first + 1).max().unwrap_or(0)
+}

@@ -1,0 +1,131 @@
+//! `ambit plan --diff`: what is not the same in two machines, each a lock, a printed plan or a configuration.
+
+use std::path::Path;
+
+use ambit_device_manager::{Arch, Board, RegionKind};
+use ambit_resources::PaBits;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, FileError};
+use crate::document::{self, Kind, SCHEMA, Schema};
+use crate::failure::{Exit, Failure};
+use crate::map::{Address, Difference, Map, MapIrq, MapRegion};
+use crate::report::{self, Format};
+use crate::{lock, models, profile};
+
+/// As `plan --format json` prints it; what else it has does not matter here.
+#[derive(Deserialize)]
+struct Printed {
+    #[serde(rename = "schema")]
+    _schema: Schema,
+    board: String,
+    arch: Arch,
+    /// Null where there was no plan.
+    ipa_bits: Option<PaBits>,
+    cpus: u32,
+    regions: Vec<PrintedRegion>,
+    irqs: Vec<MapPin>,
+}
+
+#[derive(Deserialize)]
+struct PrintedRegion {
+    name: String,
+    kind: RegionKind,
+    /// Null where it was dropped.
+    base: Option<Address>,
+    size: u64,
+}
+
+#[derive(Deserialize)]
+struct MapPin {
+    name: String,
+    pin: u32,
+}
+
+/// The keys by which a lock and a plan are told from a configuration and from one another.
+#[derive(Deserialize)]
+struct Keys {
+    plan: Option<serde::de::IgnoredAny>,
+    sha256: Option<serde::de::IgnoredAny>,
+    regions: Option<serde::de::IgnoredAny>,
+}
+
+/// The map in the file at `path`, by what is in it. A configuration is planned for the host in the
+/// file `host`.
+///
+/// # Errors
+/// [`Failure`] if it is none of the three, or a configuration without a plan.
+fn map(path: &Path, boards: &[&dyn Board], host: Option<&Path>) -> Result<Map, Failure> {
+    let text = document::read(Kind::Plan, path)?;
+    if let Ok(keys) = serde_json::from_str::<Keys>(&text) {
+        if keys.sha256.is_some() || keys.plan.is_some() {
+            return Ok(lock::parse(&text, path)?.map);
+        }
+        if keys.regions.is_some() {
+            return printed(&text, path);
+        }
+    }
+    let config = config::parse(&text, path).map_err(|error| match error {
+        // Nothing says that it was meant to be a configuration.
+        FileError::Wrong { path, line, column, what } => {
+            let what = format!("this is no lock, no printed plan and no configuration: {what}");
+            FileError::Wrong { path, line, column, what }
+        }
+        other => other,
+    });
+    let settings = config::settle(config.map_err(config::ConfigError::from)?, boards, None)?;
+    let host = host.map(|host| profile::facts(host, settings.board.arch())).transpose()?;
+    let plan = models::plan(&settings, host.as_ref().map(|(facts, _)| facts))?;
+    Ok(Map::new(&plan, &settings))
+}
+
+fn printed(text: &str, path: &Path) -> Result<Map, Failure> {
+    let plan: Printed = document::parse(Kind::Plan, text, path)?;
+    let Some(ipa_bits) = plan.ipa_bits else {
+        let what = "is of a machine that did not fit, and has no addresses".into();
+        return Err(document::DocumentError::Untrue { kind: Kind::Plan, path: path.into(), what }.into());
+    };
+    let placed = plan.regions.into_iter().filter_map(|region| {
+        let PrintedRegion { name, kind, base, size } = region;
+        Some(MapRegion { name, kind, base: base?, size })
+    });
+    Ok(Map {
+        board: plan.board,
+        board_options: None,
+        arch: plan.arch,
+        cpus: plan.cpus,
+        ipa_bits,
+        regions: placed.collect(),
+        devices: None,
+        irqs: plan.irqs.into_iter().map(|MapPin { name, pin }| MapIrq { name, pin }).collect(),
+    })
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    same: bool,
+    differences: &'a [Difference],
+}
+
+/// Says what is not the same in `after` as in `before`, like `diff`: exits with 1 if anything is.
+///
+/// # Errors
+/// [`Failure`] if one of the files has no map, or the output cannot be written.
+pub fn diff(
+    before: &Path,
+    after: &Path,
+    boards: &[&dyn Board],
+    host: Option<&Path>,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let (before, after) = (map(before, boards, host)?, map(after, boards, host)?);
+    let differences = before.differences(&after);
+    let same = differences.is_empty();
+    report::print(&match format {
+        Format::Json => report::json(&Report { schema: SCHEMA, same, differences: &differences }),
+        Format::Table if same => "the maps are the same\n".into(),
+        Format::Table => differences.iter().map(|difference| format!("{difference}\n")).collect(),
+    })?;
+    Ok(if same { Exit::Done } else { Exit::Failed })
+}
