@@ -8,6 +8,8 @@ mod document;
 mod events;
 mod failure;
 mod fleet;
+#[doc(hidden)]
+pub mod fuzz;
 mod kvm;
 mod lock;
 mod machine;
