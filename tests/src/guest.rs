@@ -1,9 +1,9 @@
 //! `ambit run` as a child, and the guest in it behind a console.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ pub const READY: &str = "AMBIT-GUEST-READY";
 /// A guest to be: the arguments of `ambit run`.
 #[derive(Clone)]
 pub struct Boot {
+    program: PathBuf,
     through: Vec<String>,
     arguments: Vec<OsString>,
     cmdline: Vec<String>,
@@ -38,7 +39,12 @@ impl Boot {
     }
 
     pub fn kernel(image: &Path) -> Self {
-        let boot = Self { through: Vec::new(), arguments: vec!["run".into()], cmdline: Vec::new() };
+        let boot = Self {
+            program: place::monitor(),
+            through: Vec::new(),
+            arguments: vec!["run".into()],
+            cmdline: Vec::new(),
+        };
         boot.argument("--kernel", image).cmdline("console=ttyAMA0 panic=-1 quiet")
     }
 
@@ -77,6 +83,11 @@ impl Boot {
         self
     }
 
+    /// Of another monitor than the one under test.
+    pub fn by(self, program: PathBuf) -> Self {
+        Self { program, ..self }
+    }
+
     /// Has another program start the monitor, whose name and arguments come last.
     pub fn through(mut self, words: &[&str]) -> Self {
         self.through.extend(words.iter().map(|word| (*word).to_owned()));
@@ -84,7 +95,7 @@ impl Boot {
     }
 
     fn command(self) -> Command {
-        let mut words = self.through.iter().map(OsString::from).chain([place::monitor().into()]);
+        let mut words = self.through.iter().map(OsString::from).chain([self.program.into()]);
         let mut command = Command::new(words.next().expect("the monitor is a word"));
         command.args(words).args(self.arguments).arg("--cmdline").arg(self.cmdline.join(" "));
         command
@@ -265,8 +276,13 @@ pub struct Ended {
 }
 
 /// Runs the monitor to its end, with nothing on standard input.
-pub fn ambit<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ended {
-    let mut command = Command::new(place::monitor());
+pub fn ambit<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ended {
+    to_its_end(&place::monitor(), arguments)
+}
+
+/// The same of another monitor than the one under test.
+pub fn to_its_end<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = S>) -> Ended {
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(&mut command);
     let stdout = Console::listen(child.stdout.take().expect("stdout is a pipe"));

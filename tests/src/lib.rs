@@ -12,7 +12,7 @@ pub mod scratch;
 pub mod tap;
 pub mod terminal;
 
-pub use guest::{Boot, Ended, Guest, Output, ambit};
+pub use guest::{Boot, Ended, Guest, Output, ambit, to_its_end};
 pub use payload::Payload;
 pub use plan::Plan;
 pub use scratch::Scratch;

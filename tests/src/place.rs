@@ -7,9 +7,19 @@ pub fn monitor() -> PathBuf {
     from_environment("AMBIT_BIN")
 }
 
+/// The monitor with a vendor's board, from `examples/vendor-board`.
+pub fn vendor() -> PathBuf {
+    from_environment("AMBIT_PAYLOAD").join("acme-edge")
+}
+
 /// One of `Image`, `Image.gz`, `initrd.gz` and `root.ext4`.
 pub fn image(name: &str) -> PathBuf {
     from_environment("AMBIT_IMAGES").join(name)
+}
+
+/// A board of the checkout's `boards/`, by the name of its file.
+pub fn board(file: &str) -> PathBuf {
+    from_environment("AMBIT_PAYLOAD").join("boards").join(file)
 }
 
 /// A writable directory with room for disks.

@@ -1,8 +1,10 @@
 //! Where `ambit plan` says that things are.
 
+use std::path::Path;
+
 use serde_json::Value;
 
-use crate::ambit;
+use crate::{place, to_its_end};
 
 pub struct Plan {
     /// The width that KVM is asked for.
@@ -22,7 +24,12 @@ pub struct Region {
 impl Plan {
     /// Of the machine that `ambit run` would make of these words.
     pub fn of(machine: &[&str]) -> Self {
-        let planned = ambit([&["plan", "--format", "json"], machine].concat());
+        Self::by(&place::monitor(), machine)
+    }
+
+    /// The same of another monitor than the one under test.
+    pub fn by(program: &Path, machine: &[&str]) -> Self {
+        let planned = to_its_end(program, [&["plan", "--format", "json"], machine].concat());
         assert_eq!(planned.code, 0, "{}", planned.stderr);
         Self::read(&planned.stdout)
     }

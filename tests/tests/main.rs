@@ -4,6 +4,7 @@
 //! runs on all of them, one in `on_40_bits` or `on_44_bits` on that one, and any other on the one with 48.
 
 mod bad_input;
+mod boards;
 mod boot;
 mod console;
 mod disks;
@@ -14,3 +15,5 @@ mod on_every_host;
 mod plan;
 mod stray;
 mod vcpus;
+mod vendor;
+mod verify;

@@ -42,7 +42,7 @@ static SEEN: LazyLock<Seen> = LazyLock::new(|| {
         interrupts: guest.check("cat /proc/interrupts"),
         virtio: guest.check("cd /sys/bus/virtio/devices; for d in *; do echo $d $(readlink $d); done"),
         tree: device_tree(&mut guest),
-        log: guest.check("dmesg | grep -E 'ITS|GICv3'"),
+        log: guest.check("dmesg | grep -E 'ITS|GICv3|root bus resource'"),
         random_source: guest.check("cat /sys/class/misc/hw_random/rng_current"),
         random: [(); 2].map(|()| guest.check("head -c 64 /dev/hwrng | xxd -p -c 64")),
     };
@@ -126,7 +126,10 @@ fn linux_claims_every_region_of_the_plan_and_no_other() {
     for (name, kind, base, size) in &plan.regions {
         let owner = match (name.as_str(), kind.as_str()) {
             // Linux maps the ITS without a claim, and of the reservation it knows nothing.
-            ("gic.its", _) | (_, "reserved") => continue,
+            // Ports are in a space of their own.
+            ("gic.its" | "pci.io", _) | (_, "reserved") => continue,
+            ("pci.ecam", _) => "PCI ECAM".to_owned(),
+            (_, "pci") => format!("pcie@{:x}", plan.region("pci.ecam").0),
             ("gic.dist", _) => "GICD".to_owned(),
             (_, "interrupt-controller") => "GICR".to_owned(),
             (_, "ram") => "System RAM".to_owned(),
@@ -164,8 +167,9 @@ fn every_device_has_the_interrupt_of_the_plan_in_linux() {
     }
 
     let trigger = |name: &str| if is_level(name) { "Level" } else { "Edge" };
-    let expected =
-        SEEN.plan.irqs.iter().map(|(name, (_, intid))| (name.clone(), format!("{intid} {}", trigger(name))));
+    // No function of PCI has asked for its wire.
+    let used = SEEN.plan.irqs.iter().filter(|(name, _)| !name.starts_with("pci.int"));
+    let expected = used.map(|(name, (_, intid))| (name.clone(), format!("{intid} {}", trigger(name))));
     assert_eq!(found, expected.collect::<BTreeMap<_, _>>());
 }
 
@@ -222,6 +226,25 @@ fn linux_finds_the_its_and_a_redistributor_for_each_processor_where_the_plan_has
         format!("ITS [mem {:#010x}-{:#010x}]", its.0, its.0 + its.1 - 1),
         format!("CPU0: found redistributor 0 region 0:{:#018x}", redist.0),
         format!("CPU1: found redistributor 1 region 0:{:#018x}", redist.0 + 0x2_0000),
+    ];
+    for line in expected {
+        assert!(SEEN.log.contains(&line), "no '{line}' in\n{}", SEEN.log);
+    }
+}
+
+#[test]
+fn linux_finds_the_windows_of_pci_where_the_plan_has_them() {
+    let window = |name| {
+        let (base, size) = SEEN.plan.region(name);
+        format!("root bus resource [mem {:#010x}-{:#010x}", base, base + size - 1)
+    };
+
+    let ports = SEEN.plan.region("pci.io").1;
+    let expected = [
+        "root bus resource [bus 00-ff]".to_owned(),
+        format!("root bus resource [io  0x0000-{:#06x}", ports - 1),
+        window("pci.mmio32"),
+        window("pci.mmio64"),
     ];
     for line in expected {
         assert!(SEEN.log.contains(&line), "no '{line}' in\n{}", SEEN.log);

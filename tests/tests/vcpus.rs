@@ -106,6 +106,20 @@ fn each_of_512_vcpus_has_its_own_redistributor() {
     every_vcpu_has_its_own_redistributor_in_36_and_in_40_bits(512);
 }
 
+/// 123 of them in QEMU's first region, and the others above RAM.
+#[test]
+fn redistributors_in_two_regions_are_those_of_their_vcpus() {
+    for count in [124, 512] {
+        every_vcpu_has_its_own_redistributor(count, &["--board", "qemu-virt", "--pa-bits", "40"]);
+    }
+}
+
+/// Downward from the distributor, which follows the last one directly.
+#[test]
+fn redistributors_that_grow_downward_are_those_of_their_vcpus() {
+    every_vcpu_has_its_own_redistributor(512, &["--board", "kvmtool"]);
+}
+
 #[test]
 fn the_513th_vcpu_is_refused_by_plan_and_run_alike() {
     let kernel = place::image("Image").display().to_string();

@@ -1,5 +1,6 @@
 //! Our own programs, built by cargo for the machine they will run on.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use crate::command::{Run, command};
@@ -25,7 +26,12 @@ pub fn monitor(target: &str, profile: &str) -> Result<PathBuf> {
 }
 
 /// What cargo makes of `subcommand`.
-pub fn executables(subcommand: &[&str], target: &str, profile: &str, what: &str) -> Result<Vec<PathBuf>> {
+pub fn executables<S: AsRef<OsStr>>(
+    subcommand: &[S],
+    target: &str,
+    profile: &str,
+    what: &str,
+) -> Result<Vec<PathBuf>> {
     tools::need_target(target)?;
     let architecture = if target == ARM64 { "arm64" } else { "x86_64" };
     say(&format!("building {what} for {architecture}, profile {profile}"));

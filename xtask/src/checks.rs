@@ -11,6 +11,7 @@ use crate::failure::Result;
 use crate::places::{self, CacheLock};
 use crate::progress::{say, step};
 use crate::tools;
+use crate::vendor;
 
 /// The version that is built when the machine has none.
 const CARGO_DENY: &str = "0.20.2";
@@ -19,20 +20,46 @@ const CARGO_DENY: &str = "0.20.2";
 pub fn lint() -> Result<()> {
     tools::need_target(ARM64)?;
     shown("formatting", cargo(["fmt", "--all", "--check"]))?;
-    let all = ["clippy", "--workspace", "--all-targets", "--test", "guests"];
+    shown(
+        "formatting of the vendor's board",
+        cargo(["fmt", "--check"].map(str::to_owned).into_iter().chain(vendor::there())),
+    )?;
+    let all = ["clippy", "--workspace", "--all-targets", "--test", "guests", "--test", "qemu"];
     let strict = ["--", "--deny", "warnings"];
     shown("lints, this machine's architecture", cargo(all.iter().chain(&strict)))?;
     shown("lints, arm64", cargo(all.iter().chain(&["--target", ARM64]).chain(&strict)))?;
-    let mut deny = command(cargo_deny()?, ["--workspace", "--all-features", "--log-level", "error", "check"]);
-    // Advisories come from a database elsewhere, which is not always to be had and changes without us.
-    deny.args(["bans", "licenses", "sources"]).current_dir(places::checkout());
-    shown("licences and sources of dependencies", deny)?;
+    let lints = vendor::cargo("clippy");
+    // Our own crates have lints of their own.
+    let strict = ["--all-targets", "--", "--no-deps", "--deny", "warnings"];
+    shown("lints of the vendor's board", cargo(lints.iter().map(String::as_str).chain(strict)))?;
+    shown("licences and sources of dependencies", deny(["--workspace".into()])?)?;
+    shown("the same of the vendor's board", deny(vendor::there())?)?;
     step("dependencies between our crates", arrows::check)
 }
 
-/// The tests of every crate that need no KVM.
+/// The tests of every crate that need no KVM, and the board that is QEMU's beside QEMU.
 pub fn unit_tests() -> Result<()> {
-    shown("unit tests", cargo(["test", "--workspace"]))
+    shown("unit tests", cargo(["test", "--workspace"]))?;
+    shown("unit tests of the vendor's board", cargo(vendor::cargo("test")))?;
+    tools::need(tools::QEMU)?;
+    shown("board qemu-virt beside QEMU", cargo(["test", "--package", "ambit-tests", "--test", "qemu"]))
+}
+
+/// The promises of the planner, with so many machines each.
+pub fn soak(cases: u64) -> Result<()> {
+    let tests = ["--test", "properties", "--test", "brute_force"];
+    let packages = ["test", "--package", "ambit-aarch64", "--package", "ambit-device-manager"];
+    let mut soak = cargo(packages.into_iter().chain(tests).chain(["--", "--nocapture"]));
+    soak.env("AMBIT_CASES", cases.to_string());
+    shown("promises of the planner", soak)
+}
+
+fn deny(which: impl IntoIterator<Item = String>) -> Result<Command> {
+    let mut deny = command(cargo_deny()?, which);
+    deny.args(["--all-features", "--log-level", "error", "check"]);
+    // Advisories come from a database elsewhere, which is not always to be had and changes without us.
+    deny.args(["bans", "licenses", "sources"]).current_dir(places::checkout());
+    Ok(deny)
 }
 
 fn cargo<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {

@@ -20,22 +20,25 @@ pub enum Cpu {
     CortexA53,
     CortexA72,
     Max,
+    /// Not a processor: the host's interrupt controller is the older one, and so is what its KVM has.
+    Gicv2,
 }
 
 impl Cpu {
-    pub const ALL: [Self; 3] = [Self::CortexA53, Self::CortexA72, Self::Max];
+    pub const ALL: [Self; 4] = [Self::CortexA53, Self::CortexA72, Self::Max, Self::Gicv2];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::CortexA53 => "cortex-a53",
             Self::CortexA72 => "cortex-a72",
             Self::Max => "max",
+            Self::Gicv2 => "gicv2",
         }
     }
 
     pub fn ipa_bits(self) -> u32 {
         match self {
-            Self::CortexA53 => 40,
+            Self::CortexA53 | Self::Gicv2 => 40,
             Self::CortexA72 => 44,
             Self::Max => 48,
         }
@@ -46,7 +49,16 @@ impl Cpu {
         match self {
             // The architected pointer authentication is slow to emulate, and so is saving SVE registers.
             Self::Max => "max,pauth-impdef=on,sve=off,sme=off",
-            other => other.name(),
+            Self::CortexA53 | Self::Gicv2 => "cortex-a53",
+            Self::CortexA72 => "cortex-a72",
+        }
+    }
+
+    /// The rest of the machine, as QEMU takes it.
+    fn machine(self) -> &'static str {
+        match self {
+            Self::Gicv2 => "virt,virtualization=on,gic-version=2",
+            _ => "virt,virtualization=on,gic-version=3,its=on",
         }
     }
 }
@@ -167,7 +179,7 @@ fn status(directory: &RunDirectory) -> Option<i32> {
 fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], boot_log: &Path) -> Command {
     // The machine goes when we go, however that happens.
     let mut qemu = command("setpriv", ["--pdeathsig", "KILL", "qemu-system-aarch64"]);
-    qemu.args(["-M", "virt,virtualization=on,gic-version=3,its=on", "-cpu", cpu.argument()])
+    qemu.args(["-M", cpu.machine(), "-cpu", cpu.argument()])
         .args(["-accel", "tcg,thread=multi", "-smp", PROCESSORS, "-m", MEMORY])
         .args(["-no-reboot", "-nodefaults", "-display", "none", "-monitor", "none"])
         .arg("-kernel")

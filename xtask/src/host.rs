@@ -18,7 +18,8 @@ cargo xtask host [--cpu MODEL] [--profile P] [--no-build] [--file PATH]… [--li
 Boots the emulated arm64 host, runs COMMAND in it as root with bash, and exits with its status. One word is a
 whole shell line; several words are one command and its arguments. Without COMMAND, in a terminal: a shell.
 
-  --cpu MODEL      cortex-a53 (40 bits of guest physical addresses), cortex-a72 (44) or max (48, the default)
+  --cpu MODEL      cortex-a53 (40 bits of guest physical addresses), cortex-a72 (44), max (48, the default), or
+                   gicv2 (40, with the older interrupt controller)
   --profile P      how ambit is built: checked (the default), release or dev
   --no-build       do not build ambit; /ambit/ambit is then missing
   --file PATH      put a file of this machine at /run/payload/NAME; may be repeated

@@ -17,9 +17,11 @@ mod modules;
 mod places;
 mod progress;
 mod recipe;
+mod soak;
 mod terminal;
 mod test;
 mod tools;
+mod vendor;
 mod venue;
 
 use std::error::Error;
@@ -32,6 +34,7 @@ cargo xtask COMMAND
 
   demo    boot a Debian guest, from nothing                         cargo xtask demo; cargo xtask demo --shell
   test    run every test, or some                                   cargo xtask test; cargo xtask test --unit
+  soak    plan a million machines                                   cargo xtask soak
   bench   measure a release beside QEMU                             cargo xtask bench
   host    run a command in an emulated arm64 host with real KVM     cargo xtask host -- ambit probe
   images  make what guests boot from, and say where it is           cargo xtask images
@@ -47,6 +50,7 @@ type Command = fn(&mut dyn Iterator<Item = String>) -> Result<i32>;
 const COMMANDS: &[(&str, &str, Command)] = &[
     ("demo", demo::HELP, |words| demo::main(words)),
     ("test", test::HELP, |words| test::main(words)),
+    ("soak", soak::HELP, |words| soak::main(words)),
     ("bench", bench::HELP, |words| bench::main(words)),
     ("host", host::HELP, |words| host::main(words)),
     ("images", image::HELP, |words| image::main(words)),

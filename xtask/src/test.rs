@@ -12,19 +12,22 @@ use crate::failure::{About, Failure, Result};
 use crate::job::Job;
 use crate::places;
 use crate::progress::say;
+use crate::vendor;
 use crate::venue::Venue;
 
 pub const HELP: &str = "\
 cargo xtask test [--lint] [--unit] [--guest [FILTER…]] [--cpu MODEL]
 
 Without options: everything. Formatting, lints for both architectures, licences, dependencies between our crates,
-the tests of each crate, and then guests booted where KVM is: on an arm64 machine there, and else in an emulated
-arm64 host, once for each width of guest physical addresses.
+the tests of each crate, the board qemu-virt beside this machine's QEMU, and then guests booted where KVM is: on an
+arm64 machine there, and else in an emulated arm64 host, once for each width of guest physical addresses and each
+interrupt controller. examples/vendor-board is tested as our own crates are.
 
   --lint            formatting, lints, licences and dependencies
-  --unit            the tests of each crate that need no KVM
+  --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
-  --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44) or max (48), and no other
+  --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44), max (48) or gicv2 (40, an older interrupt controller), and
+                    no other
 
   cargo xtask test --unit
   cargo xtask test --guest four_processors
@@ -88,12 +91,16 @@ fn guests(arguments: &Arguments) -> Result<i32> {
     every_file_is_a_module()?;
     let monitor = build::monitor(build::ARM64, build::CHECKED)?;
     let tests = guest_tests()?;
+    let vendor = vendor::monitor(build::ARM64, build::CHECKED)?;
     let venue = Venue::find(&monitor)?;
+    let mut files = vec![(monitor, "ambit".to_owned()), (tests, "guests".to_owned())];
+    files.push((vendor, vendor::PROGRAM.to_owned()));
+    files.extend(boards()?);
     for (cpu, selection) in rounds(arguments, &venue) {
         say(&format!("guest tests on {}", venue.kind(cpu)));
         let job = Job {
             script: script(&selection),
-            files: vec![(monitor.clone(), "ambit".to_owned()), (tests.clone(), "guests".to_owned())],
+            files: files.clone(),
             interactive: false,
             silence: SILENCE,
             limit: LIMIT,
@@ -115,9 +122,10 @@ fn rounds(arguments: &Arguments, venue: &Venue) -> Vec<(Cpu, Vec<String>)> {
         return vec![(arguments.cpu.unwrap_or(Cpu::Max), arguments.filters.clone())];
     }
     let all = [
-        (Cpu::Max, words("--skip on_40_bits --skip on_44_bits")),
+        (Cpu::Max, words("--skip on_40_bits --skip on_44_bits --skip on_gicv2")),
         (Cpu::CortexA53, words("on_every_host on_40_bits")),
         (Cpu::CortexA72, words("on_every_host on_44_bits")),
+        (Cpu::Gicv2, words("on_gicv2")),
     ];
     let chosen = |cpu| match (venue, arguments.cpu) {
         (Venue::Native(_), _) | (_, None) => true,
@@ -141,6 +149,18 @@ fn script(selection: &[String]) -> String {
          echo 'the last messages of the kernel that KVM is in:'; dmesg | tail -n 20\n\
          exit $status\n"
     )
+}
+
+/// The boards that are files.
+fn boards() -> Result<Vec<(PathBuf, String)>> {
+    let directory = places::checkout().join("boards");
+    let files = fs::read_dir(&directory).about("list", &directory)?;
+    let named = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.about("list", &directory)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((path, format!("boards/{name}")))
+    };
+    files.map(named).collect()
 }
 
 fn guest_tests() -> Result<PathBuf> {

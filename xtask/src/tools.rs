@@ -20,8 +20,13 @@ pub const IMAGES: &[Tool] = &[
     ("sha256sum", "coreutils"),
 ];
 
+const QEMU_ARM64: Tool = ("qemu-system-aarch64", "qemu-system-arm");
+
+/// What the board `qemu-virt` is compared with.
+pub const QEMU: &[Tool] = &[QEMU_ARM64];
+
 /// What the emulated host takes besides.
-pub const EMULATOR: &[Tool] = &[("qemu-system-aarch64", "qemu-system-arm"), ("setpriv", "util-linux")];
+pub const EMULATOR: &[Tool] = &[QEMU_ARM64, ("setpriv", "util-linux")];
 
 pub fn need(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> =

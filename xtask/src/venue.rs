@@ -101,7 +101,10 @@ fn run_here(images: &Images, job: &Job) -> Result<i32> {
         fs::create_dir(path).about("create", path)?;
     }
     for (from, name) in &job.files {
-        fs::copy(from, payload.join(name)).about("copy", from)?;
+        let to = payload.join(name);
+        let parent = to.parent().expect("a file has a directory");
+        fs::create_dir_all(parent).about("create", parent)?;
+        fs::copy(from, &to).about("copy", from)?;
     }
     let text = surroundings(&payload, &images.guest, &scratch) + &job.script;
     let mut bash = command("bash", ["-c", &text]);

@@ -1,0 +1,27 @@
+//! `cargo xtask soak`: what is too long for every day.
+
+use crate::checks;
+use crate::failure::{Failure, Result};
+use crate::progress::say;
+
+pub const HELP: &str = "\
+cargo xtask soak [CASES]
+
+Holds the planner against its promises and against a placer that looks at every page, with CASES machines for each
+promise. The default, 330000, makes more than a million plans; it takes a minute or two on two processors.
+A failure prints the number of its machine: AMBIT_SEED=N cargo test -p ambit-aarch64 --test properties runs it alone.
+";
+
+const CASES: u64 = 330_000;
+
+pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
+    let cases = match words.next() {
+        None => CASES,
+        Some(word) => {
+            word.parse().map_err(|_| Failure::new(format!("'{word}' is not a number of machines")))?
+        }
+    };
+    say(&format!("planning with {cases} machines for each promise"));
+    checks::soak(cases)?;
+    Ok(0)
+}
