@@ -105,6 +105,7 @@ fn device(id: &str) -> Request {
             compatible: vec!["virtio,mmio".into()],
             properties: vec![("dma-coherent".into(), Property::Flag)],
         }),
+        queue_reach: None,
     }
 }
 

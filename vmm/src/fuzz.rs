@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use ambit_aarch64::board_file::{self, Source};
-use ambit_bus::{Bar, Needs, Request, Trigger};
+use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
     Board, HostFacts, MachineConfig, MemoryHotplug, PciConfig, Plan, Refusal, Remedy, Width, WidthSource,
     attempt, plan,
@@ -136,7 +136,14 @@ impl Bytes<'_> {
         let needs = match self.byte() % 3 {
             0 => Needs::Pci {
                 bars: (0..self.byte() % 7)
-                    .map(|_| Bar { size: self.size(), wide: self.byte().is_multiple_of(2) })
+                    .map(|_| Bar {
+                        size: self.size(),
+                        space: match self.byte() % 3 {
+                            0 => BarSpace::Mmio64,
+                            1 => BarSpace::Mmio32,
+                            _ => BarSpace::Io,
+                        },
+                    })
                     .collect(),
             },
             kind => Needs::Board {
@@ -153,6 +160,6 @@ impl Bytes<'_> {
             2 => "d0".into(),
             _ => format!("d{index}"),
         };
-        Request { id, kind: "any".into(), needs, description: std::sync::Arc::default() }
+        Request { id, kind: "any".into(), needs, description: std::sync::Arc::default(), queue_reach: None }
     }
 }

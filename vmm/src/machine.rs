@@ -44,7 +44,7 @@ impl MachineError {
 /// A machine whose vCPUs are ready to run.
 pub struct Machine {
     vm: Vm,
-    devices: DeviceManager,
+    devices: Arc<DeviceManager>,
 }
 
 /// A machine whose vCPUs run. Dropping it stops them, then every device: no thread of the machine is
@@ -52,7 +52,7 @@ pub struct Machine {
 pub struct Running {
     vcpus: Vec<Vcpu>,
     stopping: Arc<AtomicBool>,
-    devices: DeviceManager,
+    devices: Arc<DeviceManager>,
     // Holds the RAM that the vCPUs run in.
     _vm: Vm,
 }
@@ -80,7 +80,7 @@ impl Machine {
                 source,
             })?;
         }
-        let devices = DeviceManager::apply(plan, models, &vm.host())?;
+        let devices = Arc::new(DeviceManager::apply(plan, models, Arc::new(vm.host()))?);
         vm.start_at(image)?;
         Ok(Self { vm, devices })
     }
@@ -94,12 +94,12 @@ impl Machine {
         let stopping = Arc::new(AtomicBool::new(false));
         let fds = self.vm.take_vcpus();
         let mut running = Running { vcpus: Vec::new(), stopping, devices: self.devices, _vm: self.vm };
-        let bus = running.devices.bus();
         timings.reached(Phase::FirstInstruction);
         for (id, fd) in (0..).zip(fds) {
             let endings = endings.clone();
             let report = Box::new(move |stop: Stop| endings.tell(Ending::Machine(stop)));
-            let vcpu = Vcpu::start(id, fd, Arc::clone(&bus), Arc::clone(&running.stopping), report);
+            let devices = Arc::clone(&running.devices);
+            let vcpu = Vcpu::start(id, fd, devices, Arc::clone(&running.stopping), report);
             running.vcpus.push(vcpu.map_err(MachineError::Thread)?);
         }
         Ok(running)

@@ -10,6 +10,7 @@ use ambit_bus::Model;
 use ambit_device_manager::{Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity};
 use ambit_platform::pl011::{Input, Pl011Model, Sink};
 use ambit_platform::pl031::Pl031Model;
+use ambit_virtio::device::Interface;
 use ambit_virtio::mmio::{MmioModel, request};
 use ambit_virtio::net::{Mac, Net, Tap, TapError};
 use ambit_virtio::{block, net, rng};
@@ -22,9 +23,9 @@ pub use files::{Files, FilesError, open};
 /// The machine to plan. No file is opened.
 pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
     // What is always there comes first, so that disks and nets do not move it.
-    let rng = settings.rng.iter().map(|id| request(id, rng::KIND));
-    let disks = settings.disks.iter().map(|disk| request(&disk.id, block::KIND));
-    let nets = settings.nets.iter().map(|net| request(&net.id, net::KIND));
+    let rng = settings.rng.iter().map(|id| request(id, rng::KIND, Interface::Modern));
+    let disks = settings.disks.iter().map(|disk| request(&disk.id, block::KIND, Interface::Modern));
+    let nets = settings.nets.iter().map(|net| request(&net.id, net::KIND, Interface::Modern));
     MachineConfig {
         cpus: settings.cpus,
         memory: settings.memory,
@@ -98,17 +99,17 @@ pub fn make(settings: &Settings<'_>, disks: Vec<File>, output: Sink) -> Result<M
     if let Some(id) = &settings.rng {
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
-        all.push(Arc::new(MmioModel::new(id, rng::KIND, rng::Rng::new(id, source))));
+        all.push(Arc::new(MmioModel::new(id, rng::KIND, Interface::Modern, rng::Rng::new(id, source))));
     }
     for (disk, file) in settings.disks.iter().zip(disks) {
         let block = block::Block::new(&disk.id, file, disk.readonly)
             .map_err(|source| lacks(&format!("disk '{}' has no end", disk.id), source))?;
-        all.push(Arc::new(MmioModel::new(&disk.id, block::KIND, block)));
+        all.push(Arc::new(MmioModel::new(&disk.id, block::KIND, Interface::Modern, block)));
     }
     for net in &settings.nets {
         let tap = Tap::open(&net.tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
         let card = Net::new(&net.id, tap, mac(net));
-        all.push(Arc::new(MmioModel::new(&net.id, net::KIND, card)));
+        all.push(Arc::new(MmioModel::new(&net.id, net::KIND, Interface::Modern, card)));
     }
     Ok(Models { all, console })
 }

@@ -58,6 +58,7 @@ impl Board for Toy {
             kind: self.console.into(),
             needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Level) },
             description: Arc::default(),
+            queue_reach: None,
         };
         vec![Fixture { request, base: 0x100_0000, pin: Some(IrqPin(0)) }]
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ambit_bus::{Bus, Effect};
+use ambit_device_manager::{DeviceManager, Outcome};
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -48,12 +48,12 @@ impl Vcpu {
     pub fn start(
         id: u32,
         mut fd: VcpuFd,
-        bus: Arc<Bus>,
+        devices: Arc<DeviceManager>,
         stopping: Arc<AtomicBool>,
         report: Report,
     ) -> Result<Self, std::io::Error> {
         let work = move || {
-            if let Some(stop) = run(id, &mut fd, &bus, &stopping) {
+            if let Some(stop) = run(id, &mut fd, &devices, &stopping) {
                 report(stop);
             }
         };
@@ -72,11 +72,11 @@ impl Vcpu {
     }
 }
 
-fn run(id: u32, fd: &mut VcpuFd, bus: &Bus, stopping: &AtomicBool) -> Option<Stop> {
+fn run(id: u32, fd: &mut VcpuFd, devices: &DeviceManager, stopping: &AtomicBool) -> Option<Stop> {
     let mut misses = Misses::default();
     while !stopping.load(Ordering::Acquire) {
         let stop = match fd.run() {
-            Ok(exit) => handle(exit, bus, &mut misses),
+            Ok(exit) => handle(exit, devices, &mut misses),
             Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => None,
             // An access without a decodable syndrome on a kernel that does not hand it over.
             Err(errno) if errno.errno() == libc::ENOSYS => Some(Stop::Undecoded),
@@ -116,22 +116,22 @@ impl Misses {
 }
 
 /// One exit. `None` lets the vCPU go on.
-fn handle(exit: VcpuExit<'_>, bus: &Bus, misses: &mut Misses) -> Option<Stop> {
+fn handle(exit: VcpuExit<'_>, devices: &DeviceManager, misses: &mut Misses) -> Option<Stop> {
     if let Some(stop) = kvm::after_run(&exit) {
         return Some(stop);
     }
     match exit {
         VcpuExit::MmioRead(address, data) => {
-            if !bus.read(address, data) {
+            if !devices.read(address, data) {
                 misses.count("read", address, data.len());
             }
             None
         }
-        VcpuExit::MmioWrite(address, data) => match bus.write(address, data) {
-            Some(Effect::None) => None,
-            Some(Effect::PowerOff) => Some(Stop::PowerOff),
-            Some(Effect::Reset) => Some(Stop::Reset),
-            None => {
+        VcpuExit::MmioWrite(address, data) => match devices.write(address, data) {
+            Outcome::Done => None,
+            Outcome::PowerOff => Some(Stop::PowerOff),
+            Outcome::Reset => Some(Stop::Reset),
+            Outcome::Missed => {
                 misses.count("wrote", address, data.len());
                 None
             }
@@ -150,13 +150,29 @@ fn handle(exit: VcpuExit<'_>, bus: &Bus, misses: &mut Misses) -> Option<Stop> {
 
 #[cfg(test)]
 mod tests {
+    use ambit_bus::bench::BenchHost;
+    use ambit_bus::{Device, Effect, Host, HostError, Model, Offset, Request, Shared, Slot, share};
+    use ambit_device_manager::{Board, HostFacts, MachineConfig};
+
     use super::*;
+    use crate::toy::TOY;
+
+    /// A machine without devices.
+    fn devices() -> DeviceManager {
+        let plan =
+            ambit_device_manager::plan(&TOY, &MachineConfig::default(), &HostFacts::assumed()).unwrap();
+        DeviceManager::new(&plan, Arc::new(BenchHost::new(0x1000)))
+    }
+
+    fn handled(exit: VcpuExit<'_>) -> Option<Stop> {
+        handle(exit, &devices(), &mut Misses::default())
+    }
 
     #[test]
     fn a_read_that_no_window_holds_gives_ones_and_the_vcpu_goes_on() {
         let mut data = [0; 4];
 
-        let stop = handle(VcpuExit::MmioRead(0x1000, &mut data), &Bus::default(), &mut Misses::default());
+        let stop = handled(VcpuExit::MmioRead(0x1000, &mut data));
 
         assert!(stop.is_none());
         assert_eq!(data, [0xff; 4]);
@@ -164,33 +180,58 @@ mod tests {
 
     #[test]
     fn a_write_that_no_window_holds_does_nothing_and_the_vcpu_goes_on() {
-        assert!(
-            handle(VcpuExit::MmioWrite(u64::MAX, &[1, 2, 3, 4]), &Bus::default(), &mut Misses::default())
-                .is_none()
-        );
+        assert!(handled(VcpuExit::MmioWrite(u64::MAX, &[1, 2, 3, 4])).is_none());
+    }
+
+    /// Every write wants an end.
+    #[derive(Debug)]
+    struct Switch(Effect);
+
+    impl Device for Switch {
+        fn read(&mut self, _: Offset, _: &mut [u8]) {}
+
+        fn write(&mut self, _: Offset, _: &[u8]) -> Effect {
+            self.0
+        }
+
+        fn reset(&mut self) {}
+    }
+
+    impl Model for Switch {
+        fn request(&self) -> Request {
+            TOY.fixtures().remove(0).request
+        }
+
+        fn build(&self, _: &Slot, _: &dyn Host) -> Result<Shared, HostError> {
+            Ok(share(Self(self.0)))
+        }
+    }
+
+    #[test]
+    fn a_write_that_a_device_ends_the_machine_at_stops_the_vcpu() {
+        let stops = [Effect::None, Effect::PowerOff, Effect::Reset].map(|effect| {
+            let facts = HostFacts::assumed();
+            let plan = ambit_device_manager::plan(&TOY, &MachineConfig::default(), &facts).unwrap();
+            let models: [Arc<dyn Model>; 1] = [Arc::new(Switch(effect))];
+            let devices = DeviceManager::apply(&plan, &models, Arc::new(BenchHost::new(0x1000))).unwrap();
+            let address = plan.range("uart0").unwrap().first();
+            handle(VcpuExit::MmioWrite(address, &[0]), &devices, &mut Misses::default())
+        });
+
+        assert!(matches!(stops, [None, Some(Stop::PowerOff), Some(Stop::Reset)]), "{stops:?}");
     }
 
     #[test]
     fn system_events_are_what_the_guest_asked_of_psci() {
-        let bus = Bus::default();
+        let stops = [KVM_SYSTEM_EVENT_SHUTDOWN, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_CRASH]
+            .map(|event| handled(VcpuExit::SystemEvent(event, &[])));
 
-        assert!(matches!(
-            handle(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, &[]), &bus, &mut Misses::default()),
-            Some(Stop::PowerOff)
-        ));
-        assert!(matches!(
-            handle(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, &[]), &bus, &mut Misses::default()),
-            Some(Stop::Reset)
-        ));
-        assert!(matches!(
-            handle(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, &[]), &bus, &mut Misses::default()),
-            Some(Stop::Crash)
-        ));
+        assert!(matches!(stops, [Some(Stop::PowerOff), Some(Stop::Reset), Some(Stop::Crash)]), "{stops:?}");
     }
 
     #[test]
     fn an_exit_nobody_knows_stops_the_machine_with_its_name() {
-        let stop = handle(VcpuExit::InternalError, &Bus::default(), &mut Misses::default());
+        let stop = handled(VcpuExit::InternalError);
 
         assert!(
             matches!(stop, Some(Stop::Failed(KvmError::Stopped { why, .. })) if why.contains("InternalError"))

@@ -261,6 +261,7 @@ impl FixtureSpec {
                 kind: kind.into(),
                 needs: Needs::Board { registers: 0x1000, irq: self.pin.map(|_| Trigger::Level) },
                 description: Arc::default(),
+                queue_reach: None,
             },
         };
         Fixture { request, base: self.base, pin: self.pin.map(IrqPin) }
@@ -487,6 +488,7 @@ mod tests {
                 kind: "lamp".into(),
                 needs: Needs::Board { registers: 0x200, irq: None },
                 description: Arc::default(),
+                queue_reach: None,
             }
         }
 

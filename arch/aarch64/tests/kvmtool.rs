@@ -3,7 +3,7 @@
 mod proof;
 
 use ambit_aarch64::kvmtool;
-use ambit_bus::{Bar, Needs, Request};
+use ambit_bus::{Bar, BarSpace, Needs, Request};
 use ambit_device_manager::{MachineConfig, Plan, PlanError, RegionKind};
 use ambit_resources::{AddressRange, IrqPin, SpaceError, bits_for};
 use proof::{GIB, KIB, MIB, config, function, host, place, planned, virtio, with};
@@ -156,7 +156,7 @@ fn a_window_that_would_reach_into_the_redistributors_is_refused() {
 #[test]
 fn bars_go_up_from_0x5000_0000_at_multiples_of_themselves() {
     let sizes = [4 * KIB, 64 * KIB, 4 * KIB, MIB];
-    let bars = sizes.map(|size| Bar { size, wide: false });
+    let bars = sizes.map(|size| Bar { size, space: BarSpace::Mmio32 });
     let mut config = config(1, GIB);
     config.devices = vec![function("nic", bars.into())];
     let plan = plan(&config);

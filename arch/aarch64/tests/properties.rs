@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ambit_aarch64::gic::Gic;
 use ambit_aarch64::spec::{GicSpec, RedistSpec};
 use ambit_aarch64::{SpecBoard, native, stage2};
-use ambit_bus::{Bar, Needs, Request};
+use ambit_bus::{Bar, BarSpace, Needs, Request};
 use ambit_device_manager::{
     Board, Fit, HostFacts, MachineConfig, MemoryMap, Place, Plan, PlanError, Region, RegionKind, Remedy,
     Status, WidthSource, attempt, pci, plan,
@@ -299,10 +299,14 @@ fn functions_have_their_places(plan: &Plan, case: &Case) {
         assert_eq!(*config, AddressRange::fixed(ecam.first() + u64::from(number) * 0x8000, 0x1000));
         assert!(ecam.contains(*config));
         assert_eq!(windows.len(), wanted.len());
-        for (window_of_bar, Bar { size, wide }) in windows.iter().zip(wanted) {
+        for (window_of_bar, Bar { size, space }) in windows.iter().zip(wanted) {
             assert_eq!(window_of_bar.size(), *size);
             assert!(window_of_bar.first().is_multiple_of(*size), "{device:?}");
-            let name = if *wide { pci::MMIO64 } else { pci::MMIO32 };
+            let name = match space {
+                BarSpace::Mmio64 => pci::MMIO64,
+                BarSpace::Mmio32 => pci::MMIO32,
+                BarSpace::Io => pci::IO,
+            };
             assert!(window(plan, name).unwrap().contains(*window_of_bar), "{device:?}");
             bars.push(*window_of_bar);
         }

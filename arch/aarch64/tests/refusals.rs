@@ -4,7 +4,7 @@ mod machine;
 
 use ambit_aarch64::spec::{GicSpec, RedistSpec};
 use ambit_aarch64::{SpecBoard, native, qemu_virt};
-use ambit_bus::{Bar, Needs};
+use ambit_bus::{Bar, BarSpace, Needs};
 use ambit_device_manager::{Board, MemoryHotplug, PciConfig, plan};
 use ambit_resources::AddressRange;
 use machine::{Machine, machine, virtio};
@@ -38,8 +38,15 @@ fn hotplug(max_memory: u64, slots: u32) -> Machine {
 fn with_bars(bars: &[(u64, bool)]) -> Machine {
     let mut machine = machine();
     let mut request = virtio("gpu");
-    request.needs =
-        Needs::Pci { bars: bars.iter().map(|(size, wide)| Bar { size: *size, wide: *wide }).collect() };
+    request.needs = Needs::Pci {
+        bars: bars
+            .iter()
+            .map(|(size, wide)| Bar {
+                size: *size,
+                space: if *wide { BarSpace::Mmio64 } else { BarSpace::Mmio32 },
+            })
+            .collect(),
+    };
     machine.config.devices.push(request);
     machine
 }

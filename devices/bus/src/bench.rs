@@ -1,23 +1,118 @@
 //! A machine for tests: records what devices do to it, holds RAM, needs no KVM.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Doorbell, Host, HostError, IrqLine, IrqWire, Trigger};
+use crate::{
+    Backplane, Doorbell, Host, HostError, IrqLine, IrqWire, Match, Message, MsiVector, MsiWire, Trigger,
+    Wired,
+};
 
 /// Where the RAM of a [`BenchHost`] begins.
 pub const RAM_BASE: u64 = 0x4000_0000;
 
-/// A [`Host`] of plain values.
+/// A [`Host`] of plain values, and a [`Backplane`] of them.
 pub struct BenchHost {
     memory: GuestMemory,
     pa_bits: PaBits,
     pins: Mutex<Vec<(IrqPin, Arc<PinLog>)>>,
     doorbells: Mutex<Vec<(Doorbell, EventFd)>>,
+    // `None` on a machine without messages.
+    messages: Option<Mutex<Vec<Arc<MsiLog>>>>,
+    // As a backplane, at addresses.
+    wired: Arc<Mutex<Vec<Wire>>>,
+    doorbell_room: usize,
+    // Each wire has a copy of its kind's.
+    lines_held: Arc<()>,
+    messages_held: Arc<()>,
+}
+
+/// What a [`BenchHost`] has given out and not got back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub lines: usize,
+    pub messages: usize,
+    /// As a backplane.
+    pub doorbells: usize,
+}
+
+/// A doorbell at its address.
+struct Wire {
+    address: u64,
+    write: Match,
+    event: Arc<EventFd>,
+}
+
+/// Takes the wire down when it is dropped.
+struct Unwire {
+    at: (u64, Match),
+    wired: Arc<Mutex<Vec<Wire>>>,
+}
+
+impl Drop for Unwire {
+    fn drop(&mut self) {
+        self.wired.lock().unwrap().retain(|wire| (wire.address, wire.write) != self.at);
+    }
+}
+
+fn matches(write: Match, data: &[u8]) -> bool {
+    match write {
+        Match::Any => true,
+        Match::Half(value) => data == value.to_le_bytes(),
+        Match::Word(value) => data == value.to_le_bytes(),
+    }
+}
+
+fn refused(wanted: &str, kind: ErrorKind) -> HostError {
+    HostError { wanted: wanted.into(), source: kind.into() }
+}
+
+/// What became of one message-signalled interrupt.
+#[derive(Debug, Default)]
+pub struct MsiLog {
+    route: Mutex<Option<Message>>,
+    sent: Mutex<Vec<Message>>,
+}
+
+impl MsiLog {
+    pub fn route(&self) -> Option<Message> {
+        *self.route.lock().unwrap()
+    }
+
+    /// Every message that went out, in order.
+    pub fn sent(&self) -> Vec<Message> {
+        self.sent.lock().unwrap().clone()
+    }
+}
+
+struct LoggedMsi {
+    log: Arc<MsiLog>,
+    _held: Arc<()>,
+}
+
+impl MsiWire for LoggedMsi {
+    /// Refuses messages to addresses with the top bit, so that refusals can be tested.
+    fn route(&self, message: Option<Message>) -> Result<(), HostError> {
+        let mut route = self.log.route.lock().unwrap();
+        *route = message.filter(|message| message.address >> 63 == 0);
+        match message {
+            Some(message) if route.is_none() => {
+                Err(refused(&format!("a message to {:#x}", message.address), ErrorKind::InvalidInput))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pulse(&self) {
+        if let Some(message) = self.log.route() {
+            self.log.sent.lock().unwrap().push(message);
+        }
+    }
 }
 
 /// What happened on one pin.
@@ -37,15 +132,18 @@ impl PinLog {
     }
 }
 
-struct PinWire(Arc<PinLog>);
+struct PinWire {
+    log: Arc<PinLog>,
+    _held: Arc<()>,
+}
 
 impl IrqWire for PinWire {
     fn set(&self, high: bool) {
-        self.0.high.store(high, Ordering::SeqCst);
+        self.log.high.store(high, Ordering::SeqCst);
     }
 
     fn pulse(&self) {
-        self.0.pulses.fetch_add(1, Ordering::SeqCst);
+        self.log.pulses.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -57,7 +155,61 @@ impl BenchHost {
 
     pub fn with_ram(ranges: &[AddressRange], pa_bits: PaBits) -> Self {
         let memory = ambit_memory::map(ranges).expect("a test's RAM fits this host");
-        Self { memory, pa_bits, pins: Mutex::default(), doorbells: Mutex::default() }
+        Self {
+            memory,
+            pa_bits,
+            pins: Mutex::default(),
+            doorbells: Mutex::default(),
+            messages: Some(Mutex::default()),
+            wired: Arc::default(),
+            doorbell_room: usize::MAX,
+            lines_held: Arc::default(),
+            messages_held: Arc::default(),
+        }
+    }
+
+    /// The same machine without anything that takes messages.
+    #[must_use]
+    pub fn without_messages(self) -> Self {
+        Self { messages: None, ..self }
+    }
+
+    /// The same machine with room for so many doorbells at a time.
+    #[must_use]
+    pub fn with_doorbells(self, doorbell_room: usize) -> Self {
+        Self { doorbell_room, ..self }
+    }
+
+    pub fn held(&self) -> Held {
+        Held {
+            lines: Arc::strong_count(&self.lines_held) - 1,
+            messages: Arc::strong_count(&self.messages_held) - 1,
+            doorbells: self.wired.lock().unwrap().len(),
+        }
+    }
+
+    /// What a guest's write comes to before any device is asked: true if a doorbell took it.
+    pub fn signals(&self, address: u64, data: &[u8]) -> bool {
+        let wired = self.wired.lock().unwrap();
+        let wire = wired.iter().find(|wire| wire.address == address && matches(wire.write, data));
+        wire.is_some_and(|wire| wire.event.write(1).is_ok())
+    }
+
+    fn line(&self, pin: IrqPin) -> IrqLine {
+        IrqLine::new(PinWire { log: self.pin(pin), _held: Arc::clone(&self.lines_held) })
+    }
+
+    fn vector(&self) -> Option<MsiVector> {
+        self.messages.as_ref().map(|all| {
+            let log = Arc::new(MsiLog::default());
+            all.lock().unwrap().push(Arc::clone(&log));
+            MsiVector::new(LoggedMsi { log, _held: Arc::clone(&self.messages_held) })
+        })
+    }
+
+    /// Every message that a device has asked for, in that order.
+    pub fn messages(&self) -> Vec<Arc<MsiLog>> {
+        self.messages.as_ref().map(|all| all.lock().unwrap().clone()).unwrap_or_default()
     }
 
     /// What happened on `pin`; nothing yet if no device has asked for it.
@@ -91,14 +243,48 @@ impl Host for BenchHost {
     }
 
     fn irq(&self, pin: IrqPin, _: Trigger) -> Result<IrqLine, HostError> {
-        Ok(IrqLine::new(PinWire(self.pin(pin))))
+        Ok(self.line(pin))
     }
 
-    fn doorbell(&self, at: Doorbell) -> Result<EventFd, HostError> {
-        let refused = |source| HostError { wanted: "a doorbell".into(), source };
-        let event = EventFd::new(EFD_NONBLOCK).map_err(refused)?;
-        let ours = event.try_clone().map_err(refused)?;
+    fn message(&self) -> Result<Option<MsiVector>, HostError> {
+        Ok(self.vector())
+    }
+
+    fn doorbell(&self, at: Doorbell, event: &EventFd) -> Result<(), HostError> {
+        let ours = event.try_clone().map_err(|source| HostError { wanted: "a doorbell".into(), source })?;
         self.doorbells.lock().unwrap().push((at, ours));
-        Ok(event)
+        Ok(())
+    }
+}
+
+impl Backplane for BenchHost {
+    fn memory(&self) -> GuestMemory {
+        self.memory.clone()
+    }
+
+    fn pa_bits(&self) -> PaBits {
+        self.pa_bits
+    }
+
+    fn irq(&self, pin: IrqPin, _: Trigger) -> Result<IrqLine, HostError> {
+        Ok(self.line(pin))
+    }
+
+    fn message(&self, _: u16) -> Result<Option<MsiVector>, HostError> {
+        Ok(self.vector())
+    }
+
+    /// Refuses what KVM refuses: two that one write could signal, and one more than there is room for.
+    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError> {
+        let mut wired = self.wired.lock().unwrap();
+        if wired.len() >= self.doorbell_room {
+            return Err(refused("a doorbell", ErrorKind::StorageFull));
+        }
+        let same = |other: Match| write == Match::Any || other == Match::Any || other == write;
+        if wired.iter().any(|wire| wire.address == address && same(wire.write)) {
+            return Err(refused("a doorbell", ErrorKind::AlreadyExists));
+        }
+        wired.push(Wire { address, write, event: Arc::clone(event) });
+        Ok(Wired::new(Unwire { at: (address, write), wired: Arc::clone(&self.wired) }))
     }
 }

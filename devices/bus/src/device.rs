@@ -12,6 +12,12 @@ pub trait Device: Send {
     fn write(&mut self, at: Offset, data: &[u8]) -> Effect;
     /// Back to the state the device was built in. Work in flight has ended when this returns.
     fn reset(&mut self);
+
+    /// Where the guest has put each window from number 1 on, in the addresses of the bus it is on; `None` for
+    /// one that is not decoded. Asked after [`Effect::Remap`]; only PCI functions have such windows.
+    fn places(&self) -> Vec<Option<u64>> {
+        Vec::new()
+    }
 }
 
 /// Which of the device's windows, and how far into it in bytes.
@@ -28,6 +34,8 @@ pub enum Effect {
     None,
     PowerOff,
     Reset,
+    /// The guest has moved windows: see [`Device::places`]. The device manager does what can be done.
+    Remap,
 }
 
 /// A device as the bus and its own worker share it.

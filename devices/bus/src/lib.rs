@@ -13,7 +13,9 @@ mod device;
 mod host;
 mod model;
 
-pub use bus::{Bus, BusError};
+pub use bus::{Bus, BusError, Owner, Window, Written};
 pub use device::{Device, Effect, Offset, Shared, share};
-pub use host::{Doorbell, Host, HostError, IrqLine, IrqWire};
-pub use model::{Bar, Description, Model, Needs, Property, Request, Slot, Trigger};
+pub use host::{
+    Backplane, Doorbell, Host, HostError, IrqLine, IrqWire, Match, Message, MsiVector, MsiWire, Wired,
+};
+pub use model::{Bar, BarSpace, Description, Model, Needs, Property, Request, Slot, Trigger};

@@ -17,6 +17,8 @@ pub struct Request {
     pub kind: String,
     pub needs: Needs,
     pub description: Arc<Description>,
+    /// How many address bits its queues can name, if they are fewer than any guest has: no RAM may lie beyond.
+    pub queue_reach: Option<u8>,
 }
 
 /// The room a device needs.
@@ -39,8 +41,19 @@ pub enum Needs {
 pub struct Bar {
     /// In bytes; a power of two, also its alignment.
     pub size: u64,
-    /// Of 64 bits: it goes into the window above RAM, and never into the one below 4 GiB.
-    pub wide: bool,
+    pub space: BarSpace,
+}
+
+/// The window that a BAR is planned in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BarSpace {
+    /// Of I/O ports.
+    Io,
+    /// The one below 4 GiB.
+    Mmio32,
+    /// The one above RAM.
+    Mmio64,
 }
 
 /// How an interrupt pin is driven.
@@ -77,8 +90,9 @@ pub enum Property {
     Clocks(Vec<String>),
 }
 
-/// The room one device got. Of a PCI function, window 0 is its configuration space, and the others are its
-/// BARs in their order.
+/// The room one device got. Of a PCI function, window 0 is its configuration space, the others are its BARs in
+/// their order, where the planner has proven that there is room (the guest puts them there or elsewhere in the
+/// same windows of the bus), and the pin is the one that its INTA reaches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
     pub windows: Vec<AddressRange>,

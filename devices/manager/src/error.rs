@@ -66,6 +66,8 @@ pub enum PlanError {
     PciWithoutInterrupts,
     #[error("{0} wants a place on PCI bus 0, and all 31 are taken")]
     NoFunction(String),
+    #[error("{0} is no PCI function, and nothing else is plugged while the guest runs")]
+    NotHotPluggable(String),
     #[error("{owner} wants {} for BAR {bar} in {window}, and {why}", human_size(*.size))]
     Bar { owner: String, bar: usize, size: u64, window: &'static str, why: String },
     #[error(
@@ -114,6 +116,7 @@ impl PlanError {
             Self::NoPci(_) => "no-pci",
             Self::PciWithoutInterrupts => "pci-without-interrupts",
             Self::NoFunction(_) => "pci-bus-full",
+            Self::NotHotPluggable(_) => "not-hot-pluggable",
             Self::Bar { .. } => "bar-without-room",
             Self::PciWindow { .. } => "pci-window",
             Self::Board { .. } => "board",
@@ -133,6 +136,7 @@ impl PlanError {
                 | Self::HotplugNotPages { .. }
                 | Self::DuplicateId(_)
                 | Self::NoPci(_)
+                | Self::NotHotPluggable(_)
                 | Self::PciWindow { .. }
                 | Self::HostPages(_)
                 | Self::Board { .. }

@@ -5,12 +5,16 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod decode;
 mod draft;
 mod error;
+mod hotplug;
+mod lines;
 mod manager;
 pub mod pci;
 mod plan;
 mod remedy;
+mod windows;
 
 pub use board::{
     Above, Arch, Board, BoardOption, BootError, BootImage, DevicePlaces, Fit, Fixture, Frames, HighPart,
@@ -19,6 +23,6 @@ pub use board::{
 };
 pub use draft::{RAM, RAM_HOTPLUG, attempt};
 pub use error::{PlanError, limit_text};
-pub use manager::{BuildError, DeviceManager};
+pub use manager::{BuildError, Decoded, DeviceManager, NotThere, Outcome};
 pub use plan::{Diagnostic, Placed, Plan, Refusal, Region, Severity, Shortfall, Status, plan};
 pub use remedy::{Remedy, whole_pages};

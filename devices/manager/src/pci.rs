@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use ambit_bus::{Bar, Needs, Request, Slot};
+use ambit_bus::{Bar, BarSpace, Needs, Request, Slot, Trigger};
 use ambit_resources::{AddressRange, AddressSpace, IrqPin, PaBits};
 
 use crate::draft::Draft;
@@ -23,13 +23,12 @@ pub const BUS_SIZE: u64 = 1 << 20;
 const DEVICE_SIZE: u64 = 1 << 15;
 const CONFIG_SIZE: u64 = 4096;
 /// Device numbers on a bus; the host bridge is number 0.
-const DEVICES: RangeInclusive<u8> = 1..=31;
+pub(crate) const DEVICES: RangeInclusive<u8> = 1..=31;
 /// INTA to INTD.
 pub(crate) const WIRES: [&str; 4] = ["pci.inta", "pci.intb", "pci.intc", "pci.intd"];
 
 /// What PCI of a draft is and has left.
 pub(crate) struct Pci {
-    ecam: Option<AddressRange>,
     next: u8,
     // BARs are within a window, and a window is one claim of the machine: so they have spaces of their own.
     bars: AddressSpace,
@@ -43,7 +42,6 @@ impl Pci {
     /// # Errors
     /// [`PlanError`] if a pin is taken, or if there would be no interrupts at all.
     pub fn new(map: &MemoryMap, config: &MachineConfig, draft: &mut Draft) -> Result<Self, PlanError> {
-        let ecam = part(draft, ECAM).and_then(|region| region.range);
         let places = map.pci.as_ref().filter(|_| config.pci.is_some());
         let mut intx = Vec::new();
         if let Some(places) = places {
@@ -57,44 +55,75 @@ impl Pci {
                 }
             }
         }
-        Ok(Self { ecam, next: *DEVICES.start(), bars: AddressSpace::new(PaBits::MAX), intx })
+        Ok(Self { next: *DEVICES.start(), bars: AddressSpace::new(PaBits::MAX), intx })
     }
 
     /// Gives a function its number and its BARs.
     ///
     /// # Errors
-    /// [`PlanError`] without PCI, on a full bus, and for a BAR that its window does not hold.
+    /// See [`function`].
     pub fn function(&mut self, request: &Request, bars: &[Bar], draft: &mut Draft) -> Result<(), PlanError> {
-        let ecam = self.ecam.ok_or_else(|| PlanError::NoPci(request.id.clone()))?;
         let number = Some(self.next).filter(|next| DEVICES.contains(next));
-        let number = number.ok_or_else(|| PlanError::NoFunction(request.id.clone()))?;
+        let slot = function(&request.id, number, bars, &draft.regions, &self.intx, &mut self.bars)?;
         self.next += 1;
-        let config = AddressRange::new(ecam.first() + u64::from(number) * DEVICE_SIZE, CONFIG_SIZE)
-            .expect("a place within the configuration space is no end of all addresses");
-        let mut windows = vec![config];
-        for (index, bar) in bars.iter().enumerate() {
-            windows.push(self.bar(&request.id, index, *bar, draft)?);
-        }
-        draft.placed(request, Slot { windows, irq: None }, Some(number));
+        draft.placed(request, slot, number);
         Ok(())
-    }
-
-    fn bar(&mut self, owner: &str, index: usize, bar: Bar, draft: &Draft) -> Result<AddressRange, PlanError> {
-        let window = if bar.wide { MMIO64 } else { MMIO32 };
-        let refused =
-            |why: String| PlanError::Bar { owner: owner.into(), bar: index, size: bar.size, window, why };
-        let region = part(draft, window);
-        let region = region.ok_or_else(|| refused("the board has no such window".into()))?;
-        let why = region.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        let within = region.range.ok_or_else(|| refused(format!("it is left out{why}")))?;
-        let placed = self.bars.place(owner, bar.size, bar.size, within);
-        placed.map_err(|error| refused(format!("{error}{why}")))
     }
 }
 
+/// The room of the function `owner` with this number, if there is one left. `space` is what BARs have taken,
+/// which its BARs are added to.
+///
+/// # Errors
+/// [`PlanError`] without PCI, on a full bus, and for a BAR that its window does not hold.
+pub(crate) fn function(
+    owner: &str,
+    number: Option<u8>,
+    bars: &[Bar],
+    regions: &[Region],
+    intx: &[IrqPin],
+    space: &mut AddressSpace,
+) -> Result<Slot, PlanError> {
+    let ecam = part(regions, ECAM).and_then(|region| region.range);
+    let ecam = ecam.ok_or_else(|| PlanError::NoPci(owner.into()))?;
+    let number = number.ok_or_else(|| PlanError::NoFunction(owner.into()))?;
+    let config = AddressRange::new(ecam.first() + u64::from(number) * DEVICE_SIZE, CONFIG_SIZE)
+        .expect("a place within the configuration space is no end of all addresses");
+    let mut windows = vec![config];
+    for (index, bar) in bars.iter().enumerate() {
+        windows.push(place(owner, index, *bar, regions, space)?);
+    }
+    // INTA of a function on the root bus (PCI-to-PCI Bridge 1.2, 9.1).
+    let pin = intx.get(usize::from(number) % WIRES.len());
+    let irq = pin.map(|pin| (*pin, Trigger::Level));
+    Ok(Slot { windows, irq })
+}
+
+fn place(
+    owner: &str,
+    index: usize,
+    bar: Bar,
+    regions: &[Region],
+    space: &mut AddressSpace,
+) -> Result<AddressRange, PlanError> {
+    let window = match bar.space {
+        BarSpace::Io => IO,
+        BarSpace::Mmio32 => MMIO32,
+        BarSpace::Mmio64 => MMIO64,
+    };
+    let refused =
+        |why: String| PlanError::Bar { owner: owner.into(), bar: index, size: bar.size, window, why };
+    let region = part(regions, window);
+    let region = region.ok_or_else(|| refused("the board has no such window".into()))?;
+    let why = region.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    let within = region.range.ok_or_else(|| refused(format!("it is left out{why}")))?;
+    let placed = space.place(owner, bar.size, bar.size, within);
+    placed.map_err(|error| refused(format!("{error}{why}")))
+}
+
 /// A device may be called like a part that is not there.
-fn part<'a>(draft: &'a Draft, name: &str) -> Option<&'a Region> {
-    draft.regions.iter().find(|region| region.kind == RegionKind::Pci && region.name == name)
+fn part<'a>(regions: &'a [Region], name: &str) -> Option<&'a Region> {
+    regions.iter().find(|region| region.kind == RegionKind::Pci && region.name == name)
 }
 
 /// How many bytes from `first` on the 64-bit BARs of `devices` take.
@@ -103,7 +132,7 @@ pub(crate) fn wide_need(devices: &[Request], first: u64) -> u64 {
         Needs::Pci { bars } => Some(bars),
         Needs::Board { .. } => None,
     });
-    let wide = wide.flatten().filter(|bar| bar.wide);
+    let wide = wide.flatten().filter(|bar| bar.space == BarSpace::Mmio64);
     let mut space = AddressSpace::new(PaBits::MAX);
     let Some(within) = AddressRange::spanning(first, PaBits::MAX.ceiling() - 1) else { return 0 };
     // One that fits nowhere is refused by name when its turn comes.

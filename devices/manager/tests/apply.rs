@@ -68,30 +68,34 @@ fn plan_of(ids: &[&str]) -> Plan {
     planned(&LOW, ids.iter().map(|id| device(id)).collect()).unwrap()
 }
 
+fn bench() -> Arc<BenchHost> {
+    Arc::new(BenchHost::new(4096))
+}
+
 fn refusal(plan: &Plan, models: &[Arc<dyn Model>]) -> String {
-    let built: Result<DeviceManager, BuildError> = DeviceManager::apply(plan, models, &BenchHost::new(4096));
+    let built: Result<DeviceManager, BuildError> = DeviceManager::apply(plan, models, bench());
     built.map(|_| ()).unwrap_err().to_string()
 }
 
 #[test]
 fn a_device_answers_where_its_id_was_placed_whatever_the_order_of_models() {
-    let (plan, host) = (plan_of(&["a", "b"]), BenchHost::new(4096));
+    let (plan, host) = (plan_of(&["a", "b"]), bench());
     let models = models([echo("b", 0xbb), echo("console", 0xcc), echo("a", 0xaa)]);
 
-    let manager = DeviceManager::apply(&plan, &models, &host).unwrap();
+    let manager = DeviceManager::apply(&plan, &models, host).unwrap();
 
     for (id, byte) in [("a", 0xaa), ("b", 0xbb), ("console", 0xcc)] {
         let mut data = [0; 4];
-        assert!(manager.bus().read(plan.range(id).unwrap().first(), &mut data));
+        assert!(manager.read(plan.range(id).unwrap().first(), &mut data));
         assert_eq!(data, [byte; 4], "{id}");
     }
 }
 
 #[test]
 fn a_device_gets_the_pin_of_its_slot() {
-    let (plan, host) = (plan_of(&["a"]), BenchHost::new(4096));
+    let (plan, host) = (plan_of(&["a"]), bench());
 
-    DeviceManager::apply(&plan, &models([echo("a", 0), echo("console", 0)]), &host).unwrap();
+    DeviceManager::apply(&plan, &models([echo("a", 0), echo("console", 0)]), host.clone()).unwrap();
 
     for placed in &plan.devices {
         let (pin, _) = placed.slot.irq.unwrap();
@@ -125,8 +129,7 @@ fn a_device_that_cannot_be_made_is_named() {
 fn stop_ends_every_devices_work() {
     let (console, a) = (echo("console", 0), echo("a", 0));
     let counts = [Arc::clone(&console.resets), Arc::clone(&a.resets)];
-    let manager =
-        DeviceManager::apply(&plan_of(&["a"]), &models([console, a]), &BenchHost::new(4096)).unwrap();
+    let manager = DeviceManager::apply(&plan_of(&["a"]), &models([console, a]), bench()).unwrap();
 
     manager.stop();
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ambit_bus::{Bar, Needs, Request, Trigger};
+use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
     Above, Arch, Board, BootError, BootImage, DevicePlaces, Fit, Fixture, Frames, HighPart, HostFacts,
     Length, MachineConfig, MemoryHotplug, MemoryMap, Part, Payload, PciConfig, PciPlaces, Place, Plan,
@@ -346,7 +346,7 @@ fn bars(config: &MachineConfig) -> impl Iterator<Item = (&str, usize, &Bar)> {
 fn bars_end(config: &MachineConfig, first: u64) -> u64 {
     let mut placer = empty();
     let within = AddressRange::fixed(first, 4096 * PAGE);
-    let wide = bars(config).filter(|(_, _, bar)| bar.wide);
+    let wide = bars(config).filter(|(_, _, bar)| bar.space == BarSpace::Mmio64);
     let ends = wide.map(|(id, _, bar)| placer.lowest(id, bar.size, bar.size, within).unwrap() + bar.size);
     ends.max().unwrap_or(first)
 }
@@ -403,12 +403,20 @@ fn place_all(placer: &mut Placer, board: &Small, config: &MachineConfig, facts: 
         functions += 1;
         let mut slot = vec![(ecam.first() + functions * 8 * PAGE, PAGE)];
         for (index, bar) in bars.iter().enumerate() {
-            let name = if bar.wide { "pci.mmio64" } else { "pci.mmio32" };
+            let name = match bar.space {
+                BarSpace::Mmio64 => "pci.mmio64",
+                BarSpace::Mmio32 => "pci.mmio32",
+                BarSpace::Io => "pci.io",
+            };
             let first = placer.range(name).and_then(|at| windows.lowest(id, bar.size, bar.size, at).ok());
             let first = first.ok_or_else(|| format!("BAR {index} of {id} is not in {name}"))?;
             slot.push((first, bar.size));
         }
-        placer.devices.push((id.into(), slot, None));
+        // INTA of the functions takes the four wires in turn.
+        let first = map.pci.as_ref().and_then(|pci| pci.intx);
+        let wires = first.map(|first| [first.0, first.0 + 1, first.0 + 2, first.0 + 3]);
+        let pin = wires.map(|wires| wires[usize::try_from(functions).unwrap() % 4]);
+        placer.devices.push((id.into(), slot, pin));
     }
     let memory = ["ram0", "ram.hotplug"].into_iter().filter_map(|name| placer.range(name));
     let last = memory.map(AddressRange::last).max().unwrap();
@@ -540,6 +548,7 @@ fn request(n: u64) -> Request {
         kind: "toy".into(),
         needs: Needs::Pci { bars: Vec::new() },
         description: Arc::default(),
+        queue_reach: None,
     }
 }
 
@@ -554,7 +563,10 @@ fn config(rng: &mut Rng) -> MachineConfig {
                 irq: rng.chance(60).then_some(Trigger::Edge),
             }
         } else {
-            let bars = (0..rng.below(4)).map(|_| Bar { size: rng.size(), wide: rng.chance(50) });
+            let bars = (0..rng.below(4)).map(|_| Bar {
+                size: rng.size(),
+                space: if rng.chance(50) { BarSpace::Mmio64 } else { BarSpace::Mmio32 },
+            });
             Needs::Pci { bars: bars.collect() }
         };
         Request { needs, ..request(n) }

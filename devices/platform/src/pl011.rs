@@ -42,6 +42,7 @@ pub fn request(id: &str) -> Request {
             compatible: vec!["arm,pl011".into(), "arm,primecell".into()],
             properties: vec![("clocks".into(), clocks)],
         }),
+        queue_reach: None,
     }
 }
 

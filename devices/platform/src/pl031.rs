@@ -27,6 +27,7 @@ pub fn request(id: &str) -> Request {
             compatible: vec!["arm,pl031".into(), "arm,primecell".into()],
             properties: vec![("clocks".into(), Property::Clocks(vec!["apb_pclk".into()]))],
         }),
+        queue_reach: None,
     }
 }
 
@@ -267,6 +268,7 @@ mod tests {
                     compatible: vec!["arm,pl031".into(), "arm,primecell".into()],
                     properties: vec![("clocks".into(), Property::Clocks(vec!["apb_pclk".into()]))],
                 }),
+                queue_reach: None,
             }
         );
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use ambit_memory::GuestMemory;
 use virtio_bindings::bindings::virtio_blk::{
@@ -12,11 +13,11 @@ use virtio_bindings::bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
+use crate::config::Config;
 use crate::device::{Start, StartError, VirtioDevice};
 use crate::iov::Iov;
-use crate::mmio::read_bytes;
 use crate::ring::{Broken, Buffer, Chain, Ring, cut, read_front, total, write_front};
-use crate::worker::{Serve, Service};
+use crate::worker::{Next, Run, Serve, Service};
 
 /// What a plan calls this kind of device.
 pub const KIND: &str = "virtio-blk";
@@ -36,7 +37,7 @@ const HEADER: u64 = 16;
 pub struct Block {
     service: Service<Disk>,
     readonly: bool,
-    config: [u8; 16],
+    config: Arc<Config>,
 }
 
 /// What is behind it.
@@ -65,7 +66,7 @@ impl Block {
         // capacity, size_max (not offered), seg_max
         config.iter_mut().skip(12).zip(SEG_MAX.to_le_bytes()).for_each(|(to, from)| *to = from);
         let disk = Disk { file, readonly, sectors, id: serial, write_through: true };
-        Ok(Self { service: Service::new(id, disk), readonly, config })
+        Ok(Self { service: Service::new(id, disk), readonly, config: Arc::new(Config::new(config.into())) })
     }
 }
 
@@ -83,8 +84,8 @@ impl VirtioDevice for Block {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, at: u64, data: &mut [u8]) {
-        read_bytes(&self.config, at, data);
+    fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
@@ -97,13 +98,13 @@ impl VirtioDevice for Block {
 }
 
 impl Serve for Disk {
-    fn begin(&mut self, features: u64) -> io::Result<()> {
-        self.write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+    fn begin(&mut self, run: &Run) -> io::Result<()> {
+        self.write_through = run.features & 1 << VIRTIO_BLK_F_FLUSH == 0;
         Ok(())
     }
 
-    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
-        ring.serve(memory, |chain| self.request(chain, memory))
+    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
+        ring.serve(memory, |chain| self.request(chain, memory)).map(Next::again_if)
     }
 }
 

@@ -1,19 +1,21 @@
 //! One virtio device type, behind any transport.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use ambit_bus::IrqLine;
 use ambit_memory::GuestMemory;
 
+use crate::config::Config;
+use crate::interrupt::Interrupt;
 use crate::ring::Ring;
 
 /// What one type of device does. The transport has the registers, the device has the rings while it runs.
+/// It cannot tell which transport that is, only whether the driver is a legacy one.
 pub trait VirtioDevice: Send {
     /// As in virtio 1.2, section 5.
     fn device_type(&self) -> u32;
 
-    /// What it offers of its own and ring features. The transport adds `VIRTIO_F_VERSION_1`.
+    /// What it offers of its own and ring features. The transport adds `VIRTIO_F_VERSION_1`, or for a legacy
+    /// driver `VIRTIO_F_ANY_LAYOUT`, and the features of rings.
     fn features(&self) -> u64;
 
     /// Whether what the driver chose from [`VirtioDevice::features`] makes sense: some bits require others.
@@ -24,8 +26,11 @@ pub trait VirtioDevice: Send {
     /// The most entries of each of its queues; powers of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Fills all of `data` from its configuration structure; what is beyond it reads as zero.
-    fn read_config(&self, at: u64, data: &mut [u8]);
+    /// What the driver reads of it. Shared, so that whatever works for the device can change it.
+    fn config(&self) -> &Arc<Config>;
+
+    /// The driver wrote `data` at `at` of the configuration. Most devices have nothing to write there.
+    fn write_config(&mut self, _at: u64, _data: &[u8], _from: Interface) {}
 
     /// Begins to serve the rings. It owns them until [`VirtioDevice::stop`].
     ///
@@ -36,6 +41,20 @@ pub trait VirtioDevice: Send {
     /// Ends all work and gives the rings back. No request is in flight, and no byte of guest memory is
     /// touched, after it returns. Empty if it did not run.
     fn stop(&mut self) -> Vec<Ring>;
+
+    /// What the driver has made of it is forgotten. It is stopped.
+    fn reset(&mut self) {}
+}
+
+/// What the driver takes the device for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Interface {
+    /// Of virtio 1.0 and later.
+    #[default]
+    Modern,
+    /// Of before (virtio 1.2, 2.2.3). Its rings and fields are in the guest's own byte order, which here is
+    /// little-endian.
+    Legacy,
 }
 
 /// What a device gets to run with.
@@ -43,9 +62,9 @@ pub struct Start {
     /// The queues the driver made ready, in the order of their index.
     pub rings: Vec<Ring>,
     pub memory: GuestMemory,
-    /// What both sides agreed on.
+    /// What both sides agreed on. Without `VIRTIO_F_VERSION_1` the driver is a legacy one.
     pub features: u64,
-    /// To ask the driver for a reset.
+    /// To tell of changes in the configuration, and to ask the driver for a reset.
     pub interrupt: Arc<Interrupt>,
 }
 
@@ -55,63 +74,4 @@ pub struct Start {
 pub struct StartError {
     pub wanted: &'static str,
     pub source: std::io::Error,
-}
-
-/// Interrupt status bit: a device used a buffer (virtio 1.2, 4.2.2).
-const USED: u32 = 1;
-/// Interrupt status bit: the configuration changed.
-const CONFIG: u32 = 2;
-
-/// A device's one interrupt, as the transport and the device's worker share it.
-///
-/// The line is an edge. The driver reads the status, acknowledges it, and only then looks at its rings.
-/// So if a bit is set between its read and its acknowledgement, the new edge is still to come or the
-/// used entry is already visible to the look that follows: nothing is lost, and at worst one interrupt
-/// finds the status empty.
-pub struct Interrupt {
-    line: Option<IrqLine>,
-    status: AtomicU32,
-    needs_reset: AtomicBool,
-}
-
-impl Interrupt {
-    pub fn new(line: Option<IrqLine>) -> Self {
-        Self { line, status: AtomicU32::new(0), needs_reset: AtomicBool::new(false) }
-    }
-
-    /// Tells the driver that buffers were used.
-    pub fn used(&self) {
-        self.raise(USED);
-    }
-
-    /// The device cannot go on until the driver resets it (virtio 1.2, 2.1.2).
-    pub fn ask_for_reset(&self) {
-        self.needs_reset.store(true, Ordering::SeqCst);
-        self.raise(CONFIG);
-    }
-
-    pub fn needs_reset(&self) -> bool {
-        self.needs_reset.load(Ordering::SeqCst)
-    }
-
-    /// What the driver has not acknowledged.
-    pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
-    }
-
-    pub fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::SeqCst);
-    }
-
-    pub fn clear(&self) {
-        self.status.store(0, Ordering::SeqCst);
-        self.needs_reset.store(false, Ordering::SeqCst);
-    }
-
-    fn raise(&self, bit: u32) {
-        self.status.fetch_or(bit, Ordering::SeqCst);
-        if let Some(line) = &self.line {
-            line.pulse();
-        }
-    }
 }

@@ -6,15 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ambit_bus::bench::{BenchHost, PinLog, RAM_BASE};
-use ambit_bus::{Doorbell, Effect, Host, Model, Offset, Shared, Slot, Trigger};
+use ambit_bus::{Effect, Host, Needs, Offset, Shared, Slot, Trigger};
 use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::config::Config;
 use crate::device::{Start, StartError, VirtioDevice};
-use crate::mmio::{MmioModel, WINDOW, read_bytes};
+use crate::interrupt::Signal;
 use crate::ring::{Broken, Ring, write_front};
-use crate::worker::{Serve, Service};
+use crate::worker::{Next, Run, Serve, Service};
+
+mod face;
+
+pub use face::{Face, Spot, Spots, bar_windows, capabilities};
 
 pub const VERSION_1: u64 = 1 << 32;
 pub const INDIRECT: u64 = 1 << 28;
@@ -36,24 +41,63 @@ pub struct Machine {
     pub host: BenchHost,
     pub device: Shared,
     pub memory: GuestMemory,
+    pub face: Face,
+    pub spots: Spots,
+    pub needs: Needs,
     free: u64,
 }
 
 impl Machine {
+    /// With the device on modern mmio.
     pub fn new(device: impl VirtioDevice + 'static) -> Self {
-        Self::with_host(BenchHost::new(RAM), device)
+        Self::with_face(Face::Mmio, device)
+    }
+
+    pub fn with_face(face: Face, device: impl VirtioDevice + 'static) -> Self {
+        Self::build(BenchHost::new(RAM), face, device)
     }
 
     pub fn with_host(host: BenchHost, device: impl VirtioDevice + 'static) -> Self {
-        let model = MmioModel::new("test0", "virtio-test", device);
-        let slot = Slot { windows: vec![AddressRange::fixed(BASE, WINDOW)], irq: Some((PIN, Trigger::Edge)) };
+        Self::build(host, Face::Mmio, device)
+    }
+
+    /// The device as its driver finds it: a function is decoded and may master the bus.
+    pub fn build(host: BenchHost, face: Face, device: impl VirtioDevice + 'static) -> Self {
+        let model = face.model(device);
+        let needs = model.request().needs;
+        let trigger = if face.is_pci() { Trigger::Level } else { Trigger::Edge };
+        let slot = Slot { windows: windows(&needs), irq: Some((PIN, trigger)) };
         let device = model.build(&slot, &host).unwrap();
         let memory = host.memory();
-        Self { host, device, memory, free: RAM_BASE }
+        let spots = Spots { config: Spot { window: 0, byte: 0x100 }, ..Spots::default() };
+        let mut machine = Self { host, device, memory, face, spots, needs, free: RAM_BASE };
+        if face.is_pci() {
+            machine.spots = face::find(&machine, &machine.needs);
+            if face.is_legacy() {
+                machine.spots.config = Spot { window: 1, byte: 20 };
+            }
+            machine.put_at(Spot { window: 0, byte: 4 }, &[7, 0]);
+        }
+        machine
+    }
+
+    pub fn get<const N: usize>(&self, at: Spot) -> [u8; N] {
+        let mut data = [0x55; N];
+        self.fetch(at, &mut data);
+        data
+    }
+
+    pub fn fetch(&self, Spot { window, byte }: Spot, data: &mut [u8]) {
+        self.device.lock().unwrap().read(Offset { window, byte }, data);
+    }
+
+    pub fn put_at(&self, Spot { window, byte }: Spot, data: &[u8]) {
+        // What it wants of the machine is nothing here: there is no bus whose windows could move.
+        let _moved = self.device.lock().unwrap().write(Offset { window, byte }, data);
     }
 
     pub fn access(&self, byte: u64, data: &mut [u8]) {
-        self.device.lock().unwrap().read(Offset { window: 0, byte }, data);
+        self.fetch(Spot { window: 0, byte }, data);
     }
 
     pub fn store(&self, byte: u64, data: &[u8]) {
@@ -71,57 +115,61 @@ impl Machine {
         self.store(register, &value.to_le_bytes());
     }
 
-    pub fn status(&self) -> u32 {
-        self.read(0x70)
-    }
-
     pub fn pin(&self) -> Arc<PinLog> {
         self.host.pin(PIN)
     }
 
     /// Every register and the first bytes of the configuration, as each selector shows them.
     pub fn dump(&self) -> Vec<u32> {
-        let plain = (0..0x140).step_by(4).map(|at| self.read(at));
-        let mut all: Vec<u32> = plain.collect();
+        let words = |window: u8, len: u64| {
+            (0..len).step_by(4).map(move |byte| u32::from_le_bytes(self.get(Spot { window, byte })))
+        };
+        let mut all: Vec<u32> = match &self.needs {
+            Needs::Board { .. } => words(0, 0x140).collect(),
+            // Reading the interrupt status clears it, so it is read as often here as there.
+            Needs::Pci { bars } => {
+                let bars = (1..).zip(bars).flat_map(|(window, bar)| words(window, bar.size));
+                words(0, 0x100).chain(bars).collect()
+            }
+        };
         for select in 0..4 {
-            self.write(0x30, select);
-            self.write(0x14, select);
-            all.extend([0x10, 0x34, 0x44].map(|at| self.read(at)));
+            self.select(select);
+            all.extend([self.offered_word(u32::from(select)), self.largest(), u32::from(self.is_ready())]);
         }
-        self.write(0x30, 0);
-        self.write(0x14, 0);
+        self.select(0);
+        self.offered_word(0);
         all
     }
 
     pub fn offered(&self) -> u64 {
-        self.write(0x14, 0);
-        let low = self.read(0x10);
-        self.write(0x14, 1);
-        u64::from(low) | u64::from(self.read(0x10)) << 32
+        u64::from(self.offered_word(0)) | u64::from(self.offered_word(1)) << 32
     }
 
-    /// Reset to FEATURES_OK; false if the device does not agree.
+    /// Reset to FEATURES_OK, or for a legacy driver to its features; false if the device does not agree.
     pub fn negotiate(&self, features: u64) -> bool {
-        self.write(0x70, 0);
+        self.set_status(0);
         assert_eq!(self.status(), 0, "reset is complete when its write returns");
         for status in [1, 3] {
-            self.write(0x70, status);
+            self.set_status(status);
+        }
+        if self.face.is_legacy() {
+            self.choose(features & 0xffff_ffff);
+            return self.status() == 3;
         }
         self.choose(features);
-        self.write(0x70, 11);
+        self.set_status(11);
         self.status() == 11
     }
 
     pub fn choose(&self, features: u64) {
         let low = u32::try_from(features & 0xffff_ffff).unwrap();
         for (select, half) in [(0, low), (1, u32::try_from(features >> 32).unwrap())] {
-            self.write(0x24, select);
-            self.write(0x20, half);
+            self.choose_word(select, half);
         }
     }
 
     pub fn go(&self) {
-        self.write(0x70, 15);
+        self.set_status(if self.face.is_legacy() { 7 } else { 15 });
     }
 
     /// Some RAM that nobody else has, filled with zeroes.
@@ -144,31 +192,37 @@ impl Machine {
         bytes
     }
 
-    /// Sets up a queue and makes it ready; not yet live.
+    /// Sets up a queue and makes it ready; not yet live, unless its driver is a legacy one. The queues of a legacy
+    /// function have the size that they have.
     pub fn queue(&mut self, index: u16, size: u16) -> Vq {
+        self.select(index);
+        let size = match self.face {
+            Face::PciLegacy => u16::try_from(self.largest()).unwrap(),
+            _ => size,
+        };
         let n = u64::from(size);
-        let (desc, avail, used) =
-            (self.alloc(16 * n, 16), self.alloc(6 + 2 * n, 2), self.alloc(6 + 8 * n, 4));
-        self.point(index, u32::from(size), [desc, avail, used]);
-        self.write(0x44, 1);
-        let (memory, notify) = (self.memory.clone(), 0);
-        Vq { index, size, desc, avail, used, memory, next: 0, slot: 0, seen: notify }
+        let (desc, avail, used) = if self.face.is_legacy() {
+            let to_used = (18 * n + 6).next_multiple_of(4096);
+            let desc = self.alloc(to_used + 6 + 8 * n, 4096);
+            (desc, desc + 16 * n, desc + to_used)
+        } else {
+            (self.alloc(16 * n, 16), self.alloc(6 + 2 * n, 2), self.alloc(6 + 8 * n, 4))
+        };
+        self.place(u32::from(size), [desc, avail, used]);
+        self.enable();
+        let memory = self.memory.clone();
+        Vq { index, size, desc, avail, used, memory, next: 0, slot: 0, seen: 0 }
     }
 
     /// Writes size and addresses of a queue.
     pub fn point(&self, index: u16, size: u32, areas: [u64; 3]) {
-        self.write(0x30, u32::from(index));
-        self.write(0x38, size);
-        for (register, at) in [0x80, 0x90, 0xa0].into_iter().zip(areas) {
-            self.write(register, u32::try_from(at & 0xffff_ffff).unwrap());
-            self.write(register + 4, u32::try_from(at >> 32).unwrap());
-        }
+        self.select(index);
+        self.place(size, areas);
     }
 
     /// As the guest's write does when the doorbell takes it.
     pub fn kick(&self, queue: &Vq) {
-        let at = Doorbell { address: BASE + 0x50, value: u32::from(queue.index) };
-        assert!(self.host.ring(at), "every queue has a doorbell");
+        assert!(self.host.ring(self.doorbell(queue.index)), "every queue has a doorbell");
     }
 
     /// Makes one request, waits for it, and says what the used element said of its length.
@@ -183,6 +237,21 @@ impl Machine {
     pub fn wait_until(&self, what: &str, is: impl Fn(&Self) -> bool) {
         until(what, || is(self).then_some(()));
     }
+}
+
+/// One behind the other, each at a multiple of its size.
+fn windows(needs: &Needs) -> Vec<AddressRange> {
+    let sizes: Vec<u64> = match needs {
+        Needs::Board { registers, .. } => vec![*registers],
+        Needs::Pci { bars } => [4096].into_iter().chain(bars.iter().map(|bar| bar.size)).collect(),
+    };
+    let mut next = BASE;
+    let place = |size: u64| {
+        let first = next.next_multiple_of(size);
+        next = first + size;
+        AddressRange::fixed(first, size)
+    };
+    sizes.into_iter().map(place).collect()
 }
 
 pub fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
@@ -233,6 +302,7 @@ fn ticks(name: &str) -> u64 {
 /// A device that fills what it may write with [`ECHO`], after the gate lets it.
 pub struct Echo {
     service: Service<EchoServer>,
+    config: Arc<Config>,
 }
 
 pub const ECHO: u8 = 0x5a;
@@ -256,7 +326,8 @@ impl Echo {
     }
 
     pub fn behind(id: &str, gate: Arc<Gate>) -> Self {
-        Self { service: Service::new(id, EchoServer { gate }) }
+        let config = Config::new(vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        Self { service: Service::new(id, EchoServer { gate }), config: Arc::new(config) }
     }
 }
 
@@ -273,8 +344,8 @@ impl VirtioDevice for Echo {
         &ECHO_QUEUES
     }
 
-    fn read_config(&self, at: u64, data: &mut [u8]) {
-        read_bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], at, data);
+    fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
@@ -287,12 +358,12 @@ impl VirtioDevice for Echo {
 }
 
 impl Serve for EchoServer {
-    fn begin(&mut self, _: u64) -> std::io::Result<()> {
+    fn begin(&mut self, _: &Run) -> std::io::Result<()> {
         Ok(())
     }
 
-    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
-        ring.serve(memory, |chain| {
+    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
+        let more = ring.serve(memory, |chain| {
             self.gate.reached.fetch_add(1, Ordering::SeqCst);
             let _open = self.gate.closed.lock().unwrap();
             chain
@@ -300,7 +371,8 @@ impl Serve for EchoServer {
                 .iter()
                 .map(|buffer| write_front(memory, &[*buffer], &vec![ECHO; buffer.len as usize]))
                 .sum()
-        })
+        });
+        more.map(Next::again_if)
     }
 }
 
@@ -399,4 +471,11 @@ impl Vq {
         let at = self.avail + 4 + 2 * u64::from(self.size);
         self.memory.store(event.to_le(), GuestAddress(at), Ordering::SeqCst).unwrap();
     }
+}
+
+/// Carries no notification anywhere.
+pub struct Silent;
+
+impl Signal for Silent {
+    fn status(&self, _: u8, _: u8) {}
 }

@@ -16,10 +16,13 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation))]
 
 pub mod block;
+pub mod config;
 pub mod device;
+pub mod interrupt;
 mod iov;
 pub mod mmio;
 pub mod net;
+pub mod pci;
 mod queue;
 mod ring;
 pub mod rng;

@@ -8,14 +8,39 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 /// What the driver wrote, unchecked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueSetup {
-    /// The most entries it may have; 0 if there is no such queue.
+    /// The most entries it may have.
     pub max: u16,
     /// As written; registers are wider than valid sizes.
     pub size: u32,
-    pub ready: bool,
+    /// What a legacy driver aligns the used ring to, in bytes.
+    pub align: u32,
+    pub areas: Areas,
+}
+
+/// Guest physical addresses of a queue's three areas (virtio 1.2, 2.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Areas {
     pub desc: u64,
     pub avail: u64,
     pub used: u64,
+}
+
+/// A queue that was checked: every byte of it is RAM the guest has. It does not change any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    max: u16,
+    size: u16,
+    areas: Areas,
+}
+
+/// How a legacy driver says where a queue is: one block, by its page (virtio 1.2, 4.2.4 and 4.1.5.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub pfn: u32,
+    /// Bytes of a page; 0 if the driver has not said.
+    pub page: u32,
+    /// What the used ring is aligned to, in bytes.
+    pub align: u32,
 }
 
 /// Why a queue cannot become live.
@@ -23,6 +48,10 @@ pub struct QueueSetup {
 pub enum QueueError {
     #[error("a queue of {size} entries; it must be a power of two up to {max}")]
     Size { size: u32, max: u16 },
+    #[error("pages of {0} bytes; they must be a power of two from 4096 up, and said before the queue is")]
+    Page(u32),
+    #[error("a used ring aligned to {0} bytes; it must be a power of two from 4 up")]
+    UsedAlign(u32),
     #[error("the {part} at {at:#x} is not a multiple of {align}")]
     Align { part: &'static str, at: u64, align: u64 },
     #[error("the {part} at {at:#x} wraps the address space")]
@@ -52,24 +81,74 @@ impl QueueSetup {
         Self { max, size: u32::from(max), ..Self::default() }
     }
 
-    /// The queue, if every byte of it is RAM the guest has; it is immutable from here on.
+    fn size(&self) -> Result<u16, QueueError> {
+        let size = u16::try_from(self.size).ok().filter(|size| size.is_power_of_two() && *size <= self.max);
+        size.ok_or(QueueError::Size { size: self.size, max: self.max })
+    }
+
+    /// # Errors
+    /// [`QueueError`] for the first thing that is wrong.
+    pub fn check(&self, memory: &GuestMemory, bits: PaBits) -> Result<Checked, QueueError> {
+        let size = self.size()?;
+        let Areas { desc, avail, used } = self.areas;
+        for (part, at) in PARTS.into_iter().zip([desc, avail, used]) {
+            part.check(at, size, memory, bits)?;
+        }
+        Ok(Checked { max: self.max, size, areas: self.areas })
+    }
+
+    /// The queue at `block`; the areas that were written do not count.
     ///
     /// # Errors
     /// [`QueueError`] for the first thing that is wrong.
-    pub fn check(&self, memory: &GuestMemory, bits: PaBits) -> Result<Queue, QueueError> {
-        let bad_size = || QueueError::Size { size: self.size, max: self.max };
-        let size = u16::try_from(self.size).map_err(|_| bad_size())?;
-        if !size.is_power_of_two() || size > self.max {
-            return Err(bad_size());
+    pub fn check_block(
+        &self,
+        block: Block,
+        memory: &GuestMemory,
+        bits: PaBits,
+    ) -> Result<Checked, QueueError> {
+        let size = self.size()?;
+        let Block { pfn, page, align } = block;
+        if !page.is_power_of_two() || page < SMALLEST_PAGE {
+            return Err(QueueError::Page(page));
         }
-        for (part, at) in PARTS.into_iter().zip([self.desc, self.avail, self.used]) {
-            part.check(at, size, memory, bits)?;
+        if !align.is_power_of_two() || align < SMALLEST_ALIGN {
+            return Err(QueueError::UsedAlign(align));
         }
-        let mut queue = Queue::new(self.max).map_err(|_| bad_size())?;
-        queue.set_size(size);
-        queue.set_desc_table_address(Some(low(self.desc)), Some(high(self.desc)));
-        queue.set_avail_ring_address(Some(low(self.avail)), Some(high(self.avail)));
-        queue.set_used_ring_address(Some(low(self.used)), Some(high(self.used)));
+        let part = "queue";
+        let (n, align) = (u64::from(size), u64::from(align));
+        let [table, ring, used] = PARTS.map(|part| (part.bytes)(n));
+        let at = u64::from(pfn).saturating_mul(u64::from(page));
+        // The offsets of the areas are small, the sums with the address need not be.
+        let to_used = table.saturating_add(ring).checked_next_multiple_of(align);
+        let len = to_used.and_then(|to_used| to_used.checked_add(used));
+        let range = len.and_then(|len| AddressRange::new(at, len)).ok_or(QueueError::Wraps { part, at })?;
+        in_ram(part, range, memory, bits)?;
+        let after = |offset: Option<u64>| offset.and_then(|offset| at.checked_add(offset));
+        match (after(Some(table)), after(to_used)) {
+            (Some(avail), Some(used)) => {
+                Ok(Checked { max: self.max, size, areas: Areas { desc: at, avail, used } })
+            }
+            _ => Err(QueueError::Wraps { part, at }),
+        }
+    }
+}
+
+/// No architecture has smaller pages.
+const SMALLEST_PAGE: u32 = 4096;
+/// That of a used ring (virtio 1.2, 2.7).
+const SMALLEST_ALIGN: u32 = 4;
+
+impl Checked {
+    /// The live queue.
+    pub fn queue(&self) -> Result<Queue, QueueError> {
+        let Areas { desc, avail, used } = self.areas;
+        let mut queue = Queue::new(self.max)
+            .map_err(|_| QueueError::Size { size: u32::from(self.size), max: self.max })?;
+        queue.set_size(self.size);
+        queue.set_desc_table_address(Some(low(desc)), Some(high(desc)));
+        queue.set_avail_ring_address(Some(low(avail)), Some(high(avail)));
+        queue.set_used_ring_address(Some(low(used)), Some(high(used)));
         queue.set_ready(true);
         Ok(queue)
     }
@@ -82,16 +161,25 @@ impl Part {
             return Err(QueueError::Align { part, at, align: self.align });
         }
         let range = AddressRange::new(at, (self.bytes)(u64::from(size)));
-        let range = range.ok_or(QueueError::Wraps { part, at })?;
-        if range.last() >= bits.ceiling() {
-            return Err(QueueError::Beyond { part, range, bits });
-        }
-        let in_one = memory
-            .iter()
-            .filter_map(|region| AddressRange::new(region.start_addr().raw_value(), region.len()))
-            .any(|ram| ram.contains(range));
-        if in_one { Ok(()) } else { Err(QueueError::NotRam { part, range }) }
+        in_ram(part, range.ok_or(QueueError::Wraps { part, at })?, memory, bits)
     }
+}
+
+/// Within the guest's reach, and within one region of its RAM.
+fn in_ram(
+    part: &'static str,
+    range: AddressRange,
+    memory: &GuestMemory,
+    bits: PaBits,
+) -> Result<(), QueueError> {
+    if range.last() >= bits.ceiling() {
+        return Err(QueueError::Beyond { part, range, bits });
+    }
+    let in_one = memory
+        .iter()
+        .filter_map(|region| AddressRange::new(region.start_addr().raw_value(), region.len()))
+        .any(|ram| ram.contains(range));
+    if in_one { Ok(()) } else { Err(QueueError::NotRam { part, range }) }
 }
 
 fn low(address: u64) -> u32 {
@@ -124,7 +212,7 @@ mod tests {
     fn check(desc: u64, avail: u64, used: u64) -> Result<(), QueueError> {
         let ram = [AddressRange::fixed(GIB, 31 * GIB), AddressRange::fixed(32 * GIB, 32 * GIB)];
         let memory = ambit_memory::map(&ram).unwrap();
-        let setup = QueueSetup { max: 256, size: 256, ready: false, desc, avail, used };
+        let setup = QueueSetup { max: 256, size: 256, align: 0, areas: Areas { desc, avail, used } };
         setup.check(&memory, PaBits::new(36).unwrap()).map(drop)
     }
 
@@ -163,12 +251,57 @@ mod tests {
         assert!(matches!(check(32 * GIB - 16, AVAIL, USED), Err(QueueError::NotRam { .. })));
     }
 
+    fn check_block(pfn: u32, page: u32, align: u32) -> Result<(), QueueError> {
+        let memory = ambit_memory::map(&[AddressRange::fixed(GIB, 63 * GIB)]).unwrap();
+        let setup = QueueSetup::at_reset(256);
+        setup.check_block(Block { pfn, page, align }, &memory, PaBits::new(36).unwrap()).map(drop)
+    }
+
+    #[test]
+    fn a_block_lies_in_ram_from_its_first_byte_to_its_last() {
+        let pages = [0x4_0000, 0x3_ffff, 0xff_fffd, 0xff_fffe, 0x100_0000, u32::MAX];
+
+        let taken = pages.map(|pfn| check_block(pfn, 4096, 4096).is_ok());
+
+        assert_eq!(taken, [true, false, true, false, false, false]);
+        let large = [0x4000, 0xf_fffe, 0xf_ffff].map(|pfn| check_block(pfn, 65536, 65536).is_ok());
+        assert_eq!(large, [true, true, false]);
+    }
+
+    #[test]
+    fn pages_and_alignments_that_are_no_powers_of_two_are_refused() {
+        for wrong in [0, 1, 3, 2048, 4095, u32::MAX] {
+            assert_eq!(check_block(0x4_0000, wrong, 4096), Err(QueueError::Page(wrong)));
+        }
+        for wrong in [0, 1, 2, 3, 4095, u32::MAX] {
+            assert_eq!(check_block(0x4_0000, 4096, wrong), Err(QueueError::UsedAlign(wrong)));
+        }
+        assert!(matches!(check_block(0x4_0000, 1 << 31, 1 << 31), Err(QueueError::Beyond { .. })));
+    }
+
+    #[test]
+    fn the_areas_of_a_block_are_where_a_legacy_driver_puts_them() {
+        let memory = ambit_memory::map(&[AddressRange::fixed(GIB, GIB)]).unwrap();
+        let block = Block { pfn: 0x4_0000, page: 4096, align: 4096 };
+        let areas = |size| {
+            let setup = QueueSetup { size, ..QueueSetup::at_reset(1024) };
+            setup.check_block(block, &memory, PaBits::MAX).unwrap().areas
+        };
+
+        let at = |avail, used| Areas { desc: GIB, avail: GIB + avail, used: GIB + used };
+        assert_eq!(
+            [1, 128, 256, 1024].map(areas),
+            [at(16, 4096), at(2048, 4096), at(4096, 8192), at(16384, 20480)]
+        );
+    }
+
     #[test]
     fn sizes_are_powers_of_two_up_to_the_maximum() {
         let memory = ambit_memory::map(&[AddressRange::fixed(GIB, 1 << 20)]).unwrap();
         let size = |size| {
             let at = GIB;
-            let setup = QueueSetup { max: 256, size, ready: false, desc: at, avail: at, used: at };
+            let setup =
+                QueueSetup { max: 256, size, align: 0, areas: Areas { desc: at, avail: at, used: at } };
             setup.check(&memory, PaBits::MAX).is_ok()
         };
 

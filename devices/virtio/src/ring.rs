@@ -10,7 +10,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::device::Interrupt;
+use crate::interrupt::Interrupt;
 
 /// A virtqueue that is served by whoever has it.
 pub struct Ring {
@@ -138,7 +138,7 @@ impl Ring {
             u32::from(self.avail(memory, 0)?) & VRING_AVAIL_F_NO_INTERRUPT == 0
         };
         if wanted && new != old {
-            self.call.used();
+            self.call.used(self.index);
         }
         Ok(())
     }

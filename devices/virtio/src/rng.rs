@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use ambit_memory::GuestMemory;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
+use crate::config::Config;
 use crate::device::{Start, StartError, VirtioDevice};
 use crate::iov::Iov;
 use crate::ring::{Broken, Chain, Ring, cut};
-use crate::worker::{Serve, Service};
+use crate::worker::{Next, Run, Serve, Service};
 
 /// What a plan calls this kind of device.
 pub const KIND: &str = "virtio-rng";
@@ -23,6 +25,7 @@ const MOST: u64 = 64 << 10;
 /// An entropy device as configured.
 pub struct Rng {
     service: Service<Source>,
+    config: Arc<Config>,
 }
 
 struct Source(File);
@@ -30,7 +33,7 @@ struct Source(File);
 impl Rng {
     /// `source` gives random bytes without end: /dev/urandom.
     pub fn new(id: &str, source: File) -> Self {
-        Self { service: Service::new(id, Source(source)) }
+        Self { service: Service::new(id, Source(source)), config: Arc::new(Config::new(Vec::new())) }
     }
 }
 
@@ -47,8 +50,8 @@ impl VirtioDevice for Rng {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
@@ -61,12 +64,12 @@ impl VirtioDevice for Rng {
 }
 
 impl Serve for Source {
-    fn begin(&mut self, _: u64) -> io::Result<()> {
+    fn begin(&mut self, _: &Run) -> io::Result<()> {
         Ok(())
     }
 
-    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
-        ring.serve(memory, |chain| self.fill(chain, memory))
+    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
+        ring.serve(memory, |chain| self.fill(chain, memory)).map(Next::again_if)
     }
 }
 

@@ -50,6 +50,7 @@ impl Model for LedModel {
                 compatible: vec!["acme,led".into()],
                 properties: vec![("acme,leds".into(), Property::Cells(vec![COUNT]))],
             }),
+            queue_reach: None,
         }
     }
 

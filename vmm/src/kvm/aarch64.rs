@@ -1,7 +1,7 @@
 //! What is particular to arm64: the GIC, the ITS, vCPU set-up and PSCI.
 
 use ambit_aarch64::boot::PSTATE;
-use ambit_aarch64::gic::{CpuSide, Gic, Intid, RedistRegion};
+use ambit_aarch64::gic::{CpuSide, FIRST_SPI, Gic, Intid, RedistRegion};
 use ambit_aarch64::stage2;
 use ambit_device_manager::Plan;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
@@ -79,10 +79,16 @@ fn can_make(kvm: &Kvm, kinds: &[kvm_device_type]) -> bool {
 pub struct Interrupts {
     // `None` only where a refusal was noted.
     _gic: Option<DeviceFd>,
-    _its: Option<DeviceFd>,
+    its: Option<DeviceFd>,
+    pins: u32,
 }
 
 impl Interrupts {
+    /// How many pins the GIC has, if it also has an ITS, which takes messages.
+    pub fn pins_beside_messages(&self) -> Option<u32> {
+        self.its.as_ref().map(|_| self.pins)
+    }
+
     /// After all vCPUs, before the first run. In the order that works on every kernel: GIC, lines,
     /// distributor, redistributors, ITS, start.
     pub fn create(vm: &VmFd, plan: &Plan, answers: &mut Answers) -> Result<Self, KvmError> {
@@ -92,7 +98,7 @@ impl Interrupts {
             CpuSide::Interface(_) => (kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, KVM_VGIC_V2_ADDR_TYPE_DIST),
         };
         let Some(gic) = answers.hear(Step::CreateGic, make_device(vm, kind))? else {
-            return Ok(Self { _gic: None, _its: None });
+            return Ok(Self { _gic: None, its: None, pins: 0 });
         };
         let lines = layout.interrupts;
         answers.hear(Step::GicLines { count: lines }, set(&gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &lines))?;
@@ -109,7 +115,8 @@ impl Interrupts {
             }
         };
         answers.hear(Step::InitGic, start(&gic))?;
-        Ok(Self { _gic: Some(gic), _its: its })
+        // The kernel counts a vCPU's own interrupts among the lines.
+        Ok(Self { _gic: Some(gic), its, pins: lines.saturating_sub(FIRST_SPI) })
     }
 }
 

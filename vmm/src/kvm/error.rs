@@ -47,6 +47,7 @@ pub enum Step {
     InitVcpu { id: u32 },
     SetRegister { id: u32, name: &'static str },
     Irq { pin: u32 },
+    Message { requester: u16 },
     Doorbell { address: u64 },
     Run { id: u32 },
 }
@@ -87,6 +88,9 @@ impl Step {
             Self::InitVcpu { id } => format!("vCPU {id} could not be set up"),
             Self::SetRegister { id, name } => format!("register {name} of vCPU {id} could not be set"),
             Self::Irq { pin } => format!("interrupt pin {pin} could not be wired"),
+            Self::Message { requester } => {
+                format!("a message of PCI device {} could not be wired", requester >> 3)
+            }
             Self::Doorbell { address } => format!("the doorbell at {address:#x} could not be wired"),
             Self::Run { id } => format!("vCPU {id} could not go on"),
         }
@@ -138,6 +142,10 @@ impl Step {
                 ": this host's processor does not have what was asked of it"
             }
             (Self::Irq { .. }, libc::EBUSY | libc::EEXIST) => ": it is wired already",
+            (Self::Message { .. }, libc::ENOSPC) => {
+                ": KVM has 4096 interrupts and all are taken; give the guest fewer devices, or fewer queues"
+            }
+            (Self::Message { .. }, libc::EINVAL) => ": KVM did not take the table of interrupts with it",
             (Self::Doorbell { .. }, libc::ENOSPC) => ": KVM has no room for more",
             (Self::Doorbell { .. }, libc::EEXIST) => ": there is one already",
             (Self::Run { .. }, libc::ENXIO) => ": the GIC is not complete",
@@ -195,6 +203,15 @@ mod tests {
             said(Step::GicFrame { what, range }, libc::E2BIG),
             "the GIC did not take the distributor at [0x1000000000-0x100000ffff]: it ends past the physical \
              address bits of the virtual machine"
+        );
+    }
+
+    #[test]
+    fn a_message_too_many_says_what_to_do() {
+        assert_eq!(
+            said(Step::Message { requester: 3 << 3 }, libc::ENOSPC),
+            "a message of PCI device 3 could not be wired: KVM has 4096 interrupts and all are taken; give the \
+             guest fewer devices, or fewer queues"
         );
     }
 

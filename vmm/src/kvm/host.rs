@@ -3,37 +3,40 @@
 use std::io;
 use std::sync::Arc;
 
-use ambit_bus::{Doorbell, Host, HostError, IrqLine, IrqWire, Trigger};
+use ambit_bus::{Backplane, HostError, IrqLine, IrqWire, Match, MsiVector, Trigger, Wired};
 use ambit_memory::GuestMemory;
 use ambit_resources::{IrqPin, PaBits};
-use kvm_ioctls::IoEventAddress;
+use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::{KvmError, Step};
+use super::messages::Messages;
 use super::{Handle, arch};
 
-/// A [`Host`] whose interrupts and doorbells are the kernel's.
+/// A [`Backplane`] whose interrupts and doorbells are the kernel's.
 pub struct KvmHost {
     vm: Arc<Handle>,
     pa_bits: PaBits,
+    // `None` if nothing takes messages.
+    messages: Option<Arc<Messages>>,
 }
 
 impl KvmHost {
-    pub(super) fn new(vm: Arc<Handle>, pa_bits: PaBits) -> Self {
-        Self { vm, pa_bits }
+    pub(super) fn new(vm: Arc<Handle>, pa_bits: PaBits, messages: Option<Arc<Messages>>) -> Self {
+        Self { vm, pa_bits, messages }
     }
 }
 
-fn refused(step: Step, errno: kvm_ioctls::Error) -> HostError {
+pub(super) fn refused(step: Step, errno: kvm_ioctls::Error) -> HostError {
     let error = KvmError::new(step, errno);
     HostError { wanted: error.to_string(), source: errno.into() }
 }
 
-fn no_event(source: io::Error) -> HostError {
+pub(super) fn no_event(source: io::Error) -> HostError {
     HostError { wanted: "an event to signal with".into(), source }
 }
 
-impl Host for KvmHost {
+impl Backplane for KvmHost {
     fn memory(&self) -> GuestMemory {
         self.vm.memory.clone()
     }
@@ -61,13 +64,41 @@ impl Host for KvmHost {
         }
     }
 
-    fn doorbell(&self, at: Doorbell) -> Result<EventFd, HostError> {
-        let event = EventFd::new(EFD_NONBLOCK).map_err(no_event)?;
-        self.vm
-            .fd
-            .register_ioevent(&event, &IoEventAddress::Mmio(at.address), at.value)
-            .map_err(|errno| refused(Step::Doorbell { address: at.address }, errno))?;
-        Ok(event)
+    fn message(&self, requester: u16) -> Result<Option<MsiVector>, HostError> {
+        self.messages.as_ref().map(|messages| messages.vector(requester)).transpose()
+    }
+
+    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError> {
+        let (fd, at) = (&self.vm.fd, IoEventAddress::Mmio(address));
+        let done = match write {
+            Match::Any => fd.register_ioevent(event, &at, NoDatamatch),
+            Match::Half(value) => fd.register_ioevent(event, &at, value),
+            Match::Word(value) => fd.register_ioevent(event, &at, value),
+        };
+        done.map_err(|errno| refused(Step::Doorbell { address }, errno))?;
+        Ok(Wired::new(Bell { vm: Arc::clone(&self.vm), address, write, event: Arc::clone(event) }))
+    }
+}
+
+/// An event that the guest's writes signal in the kernel.
+struct Bell {
+    vm: Arc<Handle>,
+    address: u64,
+    write: Match,
+    event: Arc<EventFd>,
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let (fd, at) = (&self.vm.fd, IoEventAddress::Mmio(self.address));
+        let done = match self.write {
+            Match::Any => fd.unregister_ioevent(&self.event, &at, NoDatamatch),
+            Match::Half(value) => fd.unregister_ioevent(&self.event, &at, value),
+            Match::Word(value) => fd.unregister_ioevent(&self.event, &at, value),
+        };
+        if let Err(error) = done {
+            tracing::debug!("the doorbell at {:#x} could not be unwired: {error}", self.address);
+        }
     }
 }
 

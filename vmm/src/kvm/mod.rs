@@ -18,6 +18,8 @@ mod answers;
 mod error;
 mod facts;
 mod host;
+mod messages;
+mod routes;
 
 use std::sync::Arc;
 
@@ -33,6 +35,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use answers::Answers;
+use messages::Messages;
 
 pub use answers::{Answer, Outcome};
 pub use arch::{CpuStart, after_run, inject_abort, whereabouts};
@@ -46,6 +49,7 @@ pub struct Vm {
     // The interrupt controller lives as long as its handles.
     _interrupts: arch::Interrupts,
     handle: Arc<Handle>,
+    messages: Option<Arc<Messages>>,
     pa_bits: PaBits,
 }
 
@@ -98,7 +102,9 @@ impl Vm {
         }
         let interrupts = arch::Interrupts::create(fd, plan, answers)?;
         arch::prepare(fd);
-        Ok(Some(Self { vcpus, _interrupts: interrupts, handle, pa_bits: plan.ipa_bits }))
+        let messages = interrupts.pins_beside_messages();
+        let messages = messages.map(|pins| Arc::new(Messages::new(Arc::clone(&handle), pins)));
+        Ok(Some(Self { vcpus, _interrupts: interrupts, handle, messages, pa_bits: plan.ipa_bits }))
     }
 
     /// Puts every vCPU where it starts: the first at the image's entry, the others waiting for it.
@@ -117,7 +123,7 @@ impl Vm {
 
     /// What its devices see of it.
     pub fn host(&self) -> KvmHost {
-        KvmHost::new(Arc::clone(&self.handle), self.pa_bits)
+        KvmHost::new(Arc::clone(&self.handle), self.pa_bits, self.messages.clone())
     }
 }
 

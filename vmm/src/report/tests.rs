@@ -19,6 +19,7 @@ fn config(memory: u64) -> MachineConfig {
         kind: "virtio-blk".into(),
         needs: Needs::Board { registers: 0x200, irq: Some(Trigger::Edge) },
         description: Arc::default(),
+        queue_reach: None,
     };
     MachineConfig { cpus: 2, memory, devices: vec![disk], ..MachineConfig::default() }
 }

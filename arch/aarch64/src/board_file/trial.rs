@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ambit_bus::{Bar, Needs, Request, Trigger};
+use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
     Board, HostFacts, MachineConfig, PciConfig, Plan, Refusal, Severity, Width, WidthSource, plan,
 };
@@ -61,7 +61,7 @@ fn planned(file: &BoardFile, cpus: u32, bits: u8) -> Result<Plan, Box<Refusal>> 
     let bits = PaBits::new(bits).unwrap_or(PaBits::MIN);
     let facts = HostFacts { width: Width { bits, source: WidthSource::User }, ..HostFacts::assumed() };
     let pci = file.board.spec.pci.is_some();
-    let card = Needs::Pci { bars: vec![Bar { size: 16 << 10, wide: false }] };
+    let card = Needs::Pci { bars: vec![Bar { size: 16 << 10, space: BarSpace::Mmio32 }] };
     let disk = Needs::Board { registers: 0x200, irq: Some(Trigger::Edge) };
     let mut devices = vec![request("disk", disk)];
     devices.extend(pci.then(|| request("card", card)));
@@ -76,7 +76,13 @@ fn planned(file: &BoardFile, cpus: u32, bits: u8) -> Result<Plan, Box<Refusal>> 
 }
 
 fn request(id: &str, needs: Needs) -> Request {
-    Request { id: format!("check.{id}"), kind: id.into(), needs, description: Arc::default() }
+    Request {
+        id: format!("check.{id}"),
+        kind: id.into(),
+        needs,
+        description: Arc::default(),
+        queue_reach: None,
+    }
 }
 
 fn refused(file: &BoardFile, refusal: &Refusal, on: &str, hopeless: bool) -> Finding {

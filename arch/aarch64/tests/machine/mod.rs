@@ -83,5 +83,6 @@ pub fn virtio(id: &str) -> Request {
             compatible: vec!["virtio,mmio".into()],
             properties: vec![("dma-coherent".into(), Property::Flag)],
         }),
+        queue_reach: None,
     }
 }

@@ -62,6 +62,7 @@ pub fn virtio(id: &str) -> Request {
             compatible: vec!["virtio,mmio".into()],
             properties: vec![("dma-coherent".into(), Property::Flag)],
         }),
+        queue_reach: None,
     }
 }
 

@@ -4,7 +4,7 @@ use ambit_aarch64::spec::{
     BoardSpec, FixtureSpec, GicSpec, HighSpec, ItsPlace, Mmio64Spec, PciSpec, RedistSpec,
 };
 use ambit_aarch64::{SpecBoard, kvmtool, native, qemu_virt};
-use ambit_bus::{Bar, Needs, Request, Trigger};
+use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
     Board, DevicePlaces, HostFacts, MachineConfig, MemoryHotplug, PciConfig, RamPlace, Width, WidthSource,
 };
@@ -181,7 +181,7 @@ fn machine(rng: &mut Rng, facts: &HostFacts, sane: bool) -> MachineConfig {
         let wide = window != Some(0) && rng.chance(50);
         devices.retain(|request| match &request.needs {
             Needs::Board { .. } => true,
-            Needs::Pci { bars } => pci && (wide || !bars.iter().any(|bar| bar.wide)),
+            Needs::Pci { bars } => pci && (wide || !bars.iter().any(|bar| bar.space == BarSpace::Mmio64)),
         });
     }
     MachineConfig {
@@ -223,7 +223,8 @@ pub fn device(rng: &mut Rng, index: u64) -> Request {
         let wide = rng.chance(60);
         let size = if wide && rng.chance(30) { rng.power(26, 34) } else { rng.power(4, 24) };
         let size = if rng.chance(1) { rng.below(0x10000) } else { size };
-        Bar { size, wide }
+        let space = if wide { BarSpace::Mmio64 } else { BarSpace::Mmio32 };
+        Bar { size, space }
     });
     function(&id, bars.collect())
 }

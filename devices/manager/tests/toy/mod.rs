@@ -85,6 +85,7 @@ pub fn device(id: &str) -> Request {
         kind: "toy".into(),
         needs: Needs::Board { registers: 0x1000, irq: Some(Trigger::Edge) },
         description: Arc::default(),
+        queue_reach: None,
     }
 }
 

@@ -168,6 +168,7 @@ fn the_guest_is_told_what_linux_binds_to() {
                     Property::Clocks(vec!["uartclk".into(), "apb_pclk".into()])
                 )],
             }),
+            queue_reach: None,
         }
     );
 }

@@ -2,7 +2,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::driver::{INDIRECT, Machine, TABLE, VERSION_1, Vq, WRITE};
+use crate::driver::{INDIRECT, Machine, Silent, TABLE, VERSION_1, Vq, WRITE};
+use crate::interrupt::Interrupt;
 
 const SECTORS: u64 = 64;
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
@@ -305,9 +306,13 @@ fn a_driver_without_flush_gets_writes_that_are_stable_when_they_complete() {
     let file = tempfile::tempfile().unwrap();
     let mut disk = Disk { file, readonly: false, sectors: 0, id: [0; 20], write_through: false };
 
-    disk.begin(VERSION_1).unwrap();
+    let run = |features| {
+        let interrupt = Arc::new(Interrupt::new(Silent));
+        Run { features, memory: GuestMemory::default(), interrupt, queues: vec![0] }
+    };
+    disk.begin(&run(VERSION_1)).unwrap();
     assert!(disk.write_through);
-    disk.begin(VERSION_1 | FLUSH).unwrap();
+    disk.begin(&run(VERSION_1 | FLUSH)).unwrap();
     assert!(!disk.write_through);
 }
 
@@ -345,7 +350,7 @@ fn a_raw_disk_with_the_magic_of_another_format_stays_raw() {
     let mut again = Block::new("disk0", bench.file.try_clone().unwrap(), false).unwrap();
 
     let mut capacity = [0; 8];
-    again.read_config(0, &mut capacity);
+    again.config().read(0, &mut capacity);
     assert_eq!(u64::from_le_bytes(capacity), SECTORS);
     again.stop();
 }

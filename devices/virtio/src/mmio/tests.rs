@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::config::Config;
 use crate::device::{Start, StartError};
 use crate::driver::{ECHO, EVENT_IDX, Echo, Gate, INDIRECT, Machine, VERSION_1, Vq, WRITE, unique};
 use crate::ring::Ring;
@@ -20,12 +21,14 @@ struct Idle {
     starts: Arc<AtomicUsize>,
     stops: Arc<AtomicUsize>,
     fails: bool,
+    config: Arc<Config>,
     rings: Vec<Ring>,
 }
 
 impl Idle {
     fn new() -> Self {
-        Self { starts: Arc::default(), stops: Arc::default(), fails: false, rings: Vec::new() }
+        let config = Arc::new(Config::new(vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10]));
+        Self { starts: Arc::default(), stops: Arc::default(), fails: false, config, rings: Vec::new() }
     }
 }
 
@@ -42,8 +45,8 @@ impl VirtioDevice for Idle {
         &[256, 8]
     }
 
-    fn read_config(&self, at: u64, data: &mut [u8]) {
-        read_bytes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], at, data);
+    fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
@@ -711,7 +714,7 @@ proptest! {
 
 #[test]
 fn a_model_says_what_its_guest_is_told() {
-    let model = MmioModel::new("root", "virtio-blk", Idle::new());
+    let model = MmioModel::new("root", "virtio-blk", Interface::Modern, Idle::new());
     let request = model.request();
 
     assert_eq!((request.id.as_str(), request.kind.as_str()), ("root", "virtio-blk"));
@@ -724,9 +727,28 @@ fn a_model_says_what_its_guest_is_told() {
 #[test]
 fn a_model_builds_one_device() {
     let host = BenchHost::new(1 << 20);
-    let model = MmioModel::new("root", "virtio-blk", Idle::new());
+    let model = MmioModel::new("root", "virtio-blk", Interface::Modern, Idle::new());
     let slot = Slot { windows: vec![AddressRange::fixed(0, WINDOW)], irq: None };
 
     assert!(model.build(&slot, &host).is_ok());
     assert_eq!(model.build(&slot, &host).err().unwrap().to_string(), "device root: it was built before");
+}
+
+#[test]
+fn a_bit_that_is_not_acknowledged_makes_no_second_edge() {
+    let mut machine = Machine::new(Echo::new(&unique("edge")));
+    assert!(machine.negotiate(VERSION_1));
+    let mut queue = machine.queue(0, 16);
+    machine.go();
+    let at = machine.put(&[0; 4]);
+
+    machine.ask(&mut queue, &[(at, 4, WRITE)]);
+    machine.wait_until("an interrupt", |machine| machine.pin().pulses() == 1);
+    machine.ask(&mut queue, &[(at, 4, WRITE)]);
+    machine.ask(&mut queue, &[(at, 4, WRITE)]);
+    assert_eq!(machine.pin().pulses(), 1);
+    machine.acknowledge();
+    machine.ask(&mut queue, &[(at, 4, WRITE)]);
+
+    machine.wait_until("the next edge", |machine| machine.pin().pulses() == 2);
 }

@@ -5,6 +5,7 @@ mod tap;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use ambit_memory::GuestMemory;
 use virtio_bindings::bindings::virtio_net::{
@@ -14,11 +15,11 @@ use virtio_bindings::bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
+use crate::config::Config;
 use crate::device::{Start, StartError, VirtioDevice};
 use crate::iov::Iov;
-use crate::mmio::read_bytes;
 use crate::ring::{Broken, Chain, Ring, total};
-use crate::worker::{Serve, Service};
+use crate::worker::{Next, Run, Serve, Service};
 
 use receive::Receiver;
 pub use tap::{Tap, TapError};
@@ -87,7 +88,7 @@ impl Offloads {
 /// A card as configured.
 pub struct Net {
     service: Service<Card>,
-    mac: Mac,
+    config: Arc<Config>,
 }
 
 struct Card {
@@ -98,7 +99,7 @@ struct Card {
 impl Net {
     pub fn new(id: &str, carrier: impl Carrier, mac: Mac) -> Self {
         let card = Card { carrier: Box::new(carrier), receiver: Receiver::new() };
-        Self { service: Service::new(id, card), mac }
+        Self { service: Service::new(id, card), config: Arc::new(Config::new(mac.0.into())) }
     }
 }
 
@@ -139,8 +140,8 @@ impl VirtioDevice for Net {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, at: u64, data: &mut [u8]) {
-        read_bytes(&self.mac.0, at, data);
+    fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
@@ -153,9 +154,11 @@ impl VirtioDevice for Net {
 }
 
 impl Serve for Card {
-    fn begin(&mut self, features: u64) -> io::Result<()> {
-        self.receiver.begin(features);
-        match self.carrier.set_offloads(Offloads::of(features)) {
+    const SOURCES: usize = 1;
+
+    fn begin(&mut self, run: &Run) -> io::Result<()> {
+        self.receiver.begin(run.features);
+        match self.carrier.set_offloads(Offloads::of(run.features)) {
             // The interface was deleted: the card stays, with nothing at its other end.
             Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
                 self.receiver.lose(&error);
@@ -165,25 +168,26 @@ impl Serve for Card {
         }
     }
 
-    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<bool, Broken> {
-        match ring.index {
+    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
+        let more = match ring.index {
             RX => self.receiver.receive(ring, memory, &*self.carrier),
             _ => ring.serve(memory, |chain| {
                 self.transmit(chain, memory);
                 0
             }),
-        }
+        };
+        more.map(Next::again_if)
     }
 
-    fn source(&self) -> Option<(BorrowedFd<'_>, u16)> {
+    fn source(&self, _: usize) -> Option<(BorrowedFd<'_>, u16)> {
         self.receiver.listens().then(|| (self.carrier.fd(), RX))
     }
 
-    fn lost_source(&mut self) {
+    fn lost(&mut self, _: usize) {
         self.receiver.lose(&"its tap is gone");
     }
 
-    fn end(&mut self, rings: &mut [Ring]) {
+    fn end(&mut self, rings: &mut [Ring], _: &GuestMemory) {
         if let Some(ring) = rings.iter_mut().find(|ring| ring.index == RX) {
             self.receiver.end(ring);
         }

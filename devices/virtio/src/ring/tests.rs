@@ -332,6 +332,7 @@ fn an_interrupt_follows_each_use_unless_the_flag_says_no() {
         bench.queue.set_used_event(0x7777);
         bench.machine.ask(&mut bench.queue, &[(at, 4, WRITE)]);
         until("an interrupt", || (pulses(&bench) == expected).then_some(()));
+        bench.machine.acknowledge();
     }
     bench.queue.set_avail_flags(1);
     for _ in 0..5 {
@@ -357,6 +358,7 @@ fn with_event_indices_an_interrupt_comes_when_the_index_passes_the_event_and_not
         let expected = round as usize + 1;
         until("an interrupt", || (bench.machine.pin().pulses() >= expected).then_some(()));
         assert_eq!(bench.machine.pin().pulses(), expected, "round {round}");
+        bench.machine.acknowledge();
     }
 }
 

@@ -1,0 +1,73 @@
+//! PCI functions that come into a plan and leave it while the guest runs.
+
+use ambit_bus::{Needs, Request};
+use ambit_resources::{AddressRange, AddressSpace, PaBits, bits_for};
+
+use crate::pci::{DEVICES, WIRES, function};
+use crate::plan::kept_as;
+use crate::{Placed, Plan, PlanError, RegionKind};
+
+impl Plan {
+    /// Gives one more PCI function the lowest free place on the bus and the lowest free room for its BARs, as it
+    /// would have had from the start. Nothing else of the plan changes, and nothing at all if it is refused.
+    ///
+    /// # Errors
+    /// [`PlanError`] for what does not fit, as [`crate::plan`] has it; and for a device that is no PCI function.
+    pub fn add(&mut self, request: &Request) -> Result<&Placed, PlanError> {
+        let Needs::Pci { bars } = &request.needs else {
+            return Err(PlanError::NotHotPluggable(request.id.clone()));
+        };
+        if self.has_name(&request.id) {
+            return Err(PlanError::DuplicateId(request.id.clone()));
+        }
+        self.check_reach(request)?;
+        let taken: Vec<u8> = self.devices.iter().filter_map(|device| device.function).collect();
+        let number = DEVICES.into_iter().find(|number| !taken.contains(number));
+        let mut space = self.bars();
+        let slot = function(&request.id, number, bars, &self.regions, &self.intx, &mut space)?;
+        let placed = Placed {
+            slot,
+            function: number,
+            id: request.id.clone(),
+            kind: request.kind.clone(),
+            description: request.description.clone(),
+        };
+        Ok(self.devices.push_mut(placed))
+    }
+
+    /// Takes the PCI function `id` out, and its place and its room are free again. `None` if there is none.
+    pub fn remove(&mut self, id: &str) -> Option<Placed> {
+        let is_it = |device: &Placed| device.function.is_some() && device.id == id;
+        let index = self.devices.iter().position(is_it)?;
+        Some(self.devices.remove(index))
+    }
+
+    /// What the BARs of all functions take.
+    fn bars(&self) -> AddressSpace {
+        let mut space = AddressSpace::new(PaBits::MAX);
+        for device in self.devices.iter().filter(|device| device.function.is_some()) {
+            for window in device.slot.windows.iter().skip(1) {
+                space.claim(&device.id, *window).expect("the plan has one BAR at each place");
+            }
+        }
+        space
+    }
+
+    /// Whether errors and users speak of a part or a device by this name, or may on a wider host.
+    fn has_name(&self, name: &str) -> bool {
+        let part = self.regions.iter().any(|region| {
+            let kept = region.kind == RegionKind::InterruptController && region.range.is_none();
+            region.name == name || (kept && kept_as(&region.name) == name)
+        });
+        let wire = !self.intx.is_empty() && WIRES.contains(&name);
+        part || wire || self.device(name).is_some()
+    }
+
+    fn check_reach(&self, request: &Request) -> Result<(), PlanError> {
+        let Some(bits) = request.queue_reach else { return Ok(()) };
+        let is_ram = |kind| matches!(kind, RegionKind::Ram | RegionKind::RamHotplug);
+        let ram = self.regions.iter().filter(|region| is_ram(region.kind));
+        let last = ram.filter_map(|region| region.range).map(AddressRange::last).max().unwrap_or(0);
+        if bits_for(last) > bits { Err(PlanError::QueueReach { last, bits }) } else { Ok(()) }
+    }
+}
