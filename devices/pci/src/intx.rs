@@ -1,95 +1,74 @@
-//! The wired interrupt of a function (PCI 3.0, 2.2.6 and 6.2.2).
+//! INTx of one function: a level that the device, the command register and MSI-X hold together.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ambit_bus::IrqLine;
 
-/// INTA: a level that is high while the function wants attention, unless the guest has turned it off.
+/// A function's INTA (PCI 3.0, 2.2.6). Asserted while the device has a cause for it, the command register does
+/// not disable it, and the function is not in MSI-X operation (PCI 3.0, 6.8.2).
+///
+/// Causes and gates are under one lock with the line, so the line always is what they say: a cause that
+/// another thread raises is either taken with the others or asserts the line anew.
 #[derive(Debug)]
 pub struct Intx {
-    // `None` on a machine that has no wires for PCI.
     line: Option<IrqLine>,
     state: Mutex<State>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct State {
-    wanted: bool,
-    /// By the command register.
+    causes: u8,
     disabled: bool,
-    /// A function with MSI-X on does not use its wire (PCI 3.0, 6.8.2).
-    msix: bool,
-    high: bool,
+    messages: bool,
+    asserted: bool,
 }
 
 impl Intx {
+    /// Not asserted. Without a `line` there is nothing to assert, and all else is the same.
     pub fn new(line: Option<IrqLine>) -> Self {
         Self { line, state: Mutex::default() }
     }
 
-    /// The function wants attention, or not any more. From any thread.
-    pub fn set(&self, wanted: bool) {
-        self.change(|state| state.wanted = wanted);
+    /// The device wants an interrupt, until these bits are taken. From any thread.
+    pub fn raise(&self, causes: u8) {
+        self.change(|state| state.causes |= causes);
     }
 
-    /// The guest's choice in the command register.
-    pub fn disable(&self, disabled: bool) {
-        self.change(|state| state.disabled = disabled);
+    /// Takes all causes, and lowers the line: what reading virtio's ISR status does (virtio 1.2, 4.1.4.5).
+    pub fn take(&self) -> u8 {
+        let mut taken = 0;
+        self.change(|state| taken = std::mem::take(&mut state.causes));
+        taken
     }
 
-    /// Whether MSI-X is on.
-    pub fn yield_to_msix(&self, msix: bool) {
-        self.change(|state| state.msix = msix);
+    /// Whether the device wants an interrupt, asserted or not: the interrupt status bit (PCI 3.0, 6.2.3).
+    pub fn is_wanted(&self) -> bool {
+        self.lock().causes != 0
     }
 
-    /// What the status register shows.
-    pub fn is_pending(&self) -> bool {
-        let state = self.lock();
-        state.wanted && !state.msix
+    /// Whether the command register disables it, and whether the function is in MSI-X operation.
+    pub fn gate(&self, disabled: bool, messages: bool) {
+        self.change(|state| (state.disabled, state.messages) = (disabled, messages));
+    }
+
+    /// As it was made.
+    pub fn reset(&self) {
+        self.change(|state| *state = State { asserted: state.asserted, ..State::default() });
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        let high = state.wanted && !state.disabled && !state.msix;
-        // Under the lock, so that the line ends as the last change says.
-        if std::mem::replace(&mut state.high, high) != high
-            && let Some(line) = &self.line
-        {
-            line.set(high);
+        let assert = state.causes != 0 && !state.disabled && !state.messages;
+        if assert != state.asserted {
+            state.asserted = assert;
+            if let Some(line) = &self.line {
+                line.set(assert);
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked has ended the program.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ambit_bus::bench::BenchHost;
-    use ambit_bus::{Host, Trigger};
-    use ambit_resources::IrqPin;
-
-    use super::*;
-
-    #[test]
-    fn the_wire_is_high_while_attention_is_wanted_and_nothing_turns_it_off() {
-        let host = BenchHost::new(4096);
-        let pin = host.pin(IrqPin(3));
-        let intx = Intx::new(Some(host.irq(IrqPin(3), Trigger::Level).unwrap()));
-
-        intx.set(true);
-        assert_eq!((pin.is_high(), intx.is_pending()), (true, true));
-        intx.disable(true);
-        assert_eq!((pin.is_high(), intx.is_pending()), (false, true));
-        intx.disable(false);
-        assert!(pin.is_high());
-        intx.yield_to_msix(true);
-        assert_eq!((pin.is_high(), intx.is_pending()), (false, false));
-        intx.yield_to_msix(false);
-        intx.set(false);
-        assert!(!pin.is_high());
     }
 }

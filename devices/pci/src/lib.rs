@@ -1,8 +1,10 @@
-//! What every PCI function needs: its configuration space, BARs, MSI-X and INTx; and the host bridge.
+//! What every PCI function has: configuration space, BARs, MSI-X and INTx; and the host bridge.
 //!
-//! A function is a device whose window 0 is its configuration space and whose other windows are its BARs. There
-//! is no router: the configuration space of each function is on the bus like any other registers, and one that
-//! is not there reads as ones because nothing answers.
+//! [`Function`] joins them behind window 0, the function's 4 KiB of configuration space; windows from 1 on are
+//! its BARs. A device of its own kind puts its registers beside it. "PCI 3.0" is the PCI Local Bus
+//! Specification, revision 3.0; "PCIe 5.0" is the PCI Express Base Specification, revision 5.0.
+//! The guest writes every register: what it can reach neither panics, nor allocates by its numbers, nor works
+//! without bound.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -16,6 +18,15 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation))]
 
 pub mod bridge;
-pub mod config;
-pub mod intx;
-pub mod msix;
+mod config;
+mod function;
+mod intx;
+mod layout;
+mod msix;
+mod vector;
+
+pub use config::{Change, ConfigSpace, Identity};
+pub use function::Function;
+pub use intx::Intx;
+pub use layout::LayoutError;
+pub use msix::{Msix, Place};

@@ -1,233 +1,225 @@
-//! Message-signalled interrupts of a function (PCI 3.0, 6.8.2).
+//! MSI-X of one function: the capability, the table and the pending bits (PCI 3.0, 6.8.2).
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ambit_bus::{Message, MsiVector};
+use ambit_bus::{BarSpace, Host, HostError, MsiVector, Offset};
 
-/// Its capability.
-pub const CAPABILITY: u8 = 0x11;
-/// Bytes of a table entry.
-const ENTRY: u64 = 16;
-/// Where in the capability's body the message control is, and its bits in the upper byte.
-const ENABLE: u8 = 1 << 7;
-const MASK_ALL: u8 = 1 << 6;
-/// A vector's own mask, in the last word of its entry.
-const MASKED: u32 = 1;
+use crate::vector::{SIZE, Vector};
+use crate::{ConfigSpace, LayoutError};
 
-/// The table, the pending bits and the vectors behind them.
+const CAPABILITY: u8 = 0x11;
+
+/// Message control (PCI 3.0, 6.8.2.3).
+const FUNCTION_MASK: u16 = 1 << 14;
+const ENABLE: u16 = 1 << 15;
+
+const MOST_VECTORS: usize = 2048;
+
+/// Where in which window the table and the pending bits are, in bytes from its start, both multiples of 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub window: u8,
+    /// 16 bytes for each vector.
+    pub table: u32,
+    /// 8 bytes for each 64 vectors, or part of them.
+    pub pba: u32,
+}
+
+/// A function's vectors, as the guest writes them and the device's threads fire them.
 ///
-/// All of it is under one lock, and a message goes out while the lock is held: so one that comes before a mask
-/// is set is sent, one that comes after is pending, and the guest's write of the mask returns only when that is
-/// decided. A pending bit is cleared where the message is sent, so it is sent once.
+/// Each vector is behind its own lock, which is held for one step of it ([`Vector`] says why that is enough):
+/// a vector that is being routed, which takes long, holds up nobody but those who fire the same one. Lock
+/// order: `open`, then one vector.
 #[derive(Debug)]
 pub struct Msix {
-    vectors: Vec<MsiVector>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    enabled: bool,
-    all_masked: bool,
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    address: u64,
-    data: u32,
-    control: u32,
-    pending: bool,
-    /// What the vector sends now.
-    routed: Option<Message>,
-}
-
-impl Entry {
-    const AT_RESET: Self = Self { address: 0, data: 0, control: MASKED, pending: false, routed: None };
-
-    fn word(&self, number: u64) -> u32 {
-        let [a, b, c, d, e, f, g, h] = self.address.to_le_bytes();
-        match number {
-            0 => u32::from_le_bytes([a, b, c, d]),
-            1 => u32::from_le_bytes([e, f, g, h]),
-            2 => self.data,
-            _ => self.control,
-        }
-    }
-
-    fn set_word(&mut self, number: u64, value: u32) {
-        match number {
-            // Messages are 4 bytes, and aligned.
-            0 => self.address = self.address & !0xffff_ffff | u64::from(value & !3),
-            1 => self.address = self.address & 0xffff_ffff | u64::from(value) << 32,
-            2 => self.data = value,
-            _ => self.control = value & MASKED,
-        }
-    }
+    place: Place,
+    control: u8,
+    enabled: AtomicBool,
+    /// Enabled, not masked, and master of the bus: what every vector was told last.
+    open: Mutex<bool>,
+    vectors: Vec<Mutex<Vector>>,
 }
 
 impl Msix {
-    /// With a table entry for each of `vectors`, at most 2048. All are masked.
-    pub fn new(mut vectors: Vec<MsiVector>) -> Self {
-        vectors.truncate(2048);
-        let entries = vec![Entry::AT_RESET; vectors.len()];
-        Self { vectors, state: Mutex::new(State { enabled: false, all_masked: false, entries }) }
+    /// `count` vectors that go nowhere yet. `None` if this machine has nothing that takes messages: then the
+    /// function has no MSI-X.
+    ///
+    /// # Errors
+    /// [`HostError`] if the host has no more room for interrupts.
+    pub fn wires(host: &dyn Host, count: u16) -> Result<Option<Vec<MsiVector>>, HostError> {
+        (0..count).map(|_| host.message()).collect()
+    }
+
+    /// Appends the capability to `config`. Disabled, all vectors masked.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if there is no such place, if it does not hold so many, or for no or too many vectors.
+    pub fn new(config: &mut ConfigSpace, place: Place, wires: Vec<MsiVector>) -> Result<Self, LayoutError> {
+        let count = wires.len();
+        let wrong = LayoutError::Vectors(count);
+        let last = count.checked_sub(1).filter(|_| count <= MOST_VECTORS).ok_or(wrong)?;
+        let last = u16::try_from(last).map_err(|_| wrong)?;
+        let vectors = wires.into_iter().map(|wire| Mutex::new(Vector::new(wire))).collect();
+        let open = Mutex::new(false);
+        let mut msix = Self { place, control: 0, enabled: AtomicBool::new(false), open, vectors };
+        let bir = msix.bir(config).ok_or(LayoutError::Table {
+            window: place.window,
+            table: place.table,
+            pba: place.pba,
+        })?;
+        let mut body = Vec::new();
+        body.extend(last.to_le_bytes());
+        body.extend((place.table | u32::from(bir)).to_le_bytes());
+        body.extend((place.pba | u32::from(bir)).to_le_bytes());
+        let at = config.append(CAPABILITY, &body, &(FUNCTION_MASK | ENABLE).to_le_bytes())?;
+        msix.control = at.saturating_add(2);
+        Ok(msix)
+    }
+
+    /// The register of the window, if table and pending bits have their places in it.
+    fn bir(&self, config: &ConfigSpace) -> Option<u8> {
+        let bar = config.bar(self.place.window).filter(|bar| bar.space != BarSpace::Io)?;
+        let (table, pba) = (self.table(), self.pba());
+        let aligned = table.start.is_multiple_of(8) && pba.start.is_multiple_of(8);
+        let apart = table.end <= pba.start || pba.end <= table.start;
+        let inside = table.end <= bar.size && pba.end <= bar.size;
+        config.register(self.place.window).filter(|_| aligned && apart && inside)
     }
 
     /// How many vectors there are.
-    pub fn len(&self) -> u16 {
-        u16::try_from(self.vectors.len()).unwrap_or(u16::MAX)
+    pub fn count(&self) -> usize {
+        self.vectors.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.vectors.is_empty()
-    }
-
-    /// The body of the capability and the bits of it that a guest may write. Table and pending bits are at these
-    /// offsets, multiples of 8, of the BAR with this register number.
-    pub fn capability(&self, bar: u8, table: u32, pending: u32) -> ([u8; 10], [u8; 10]) {
-        let [last, high] = self.len().saturating_sub(1).to_le_bytes();
-        let place = |offset: u32| (offset & !7 | u32::from(bar & 7)).to_le_bytes();
-        let ([a, b, c, d], [e, f, g, h]) = (place(table), place(pending));
-        let mut writable = [0; 10];
-        if let Some(control) = writable.get_mut(1) {
-            *control = ENABLE | MASK_ALL;
-        }
-        ([last, high, a, b, c, d, e, f, g, h], writable)
-    }
-
-    /// The guest wrote the upper byte of the message control.
-    pub fn set_control(&self, upper: u8) {
-        let mut state = self.lock();
-        state.enabled = upper & ENABLE != 0;
-        state.all_masked = upper & MASK_ALL != 0;
-        self.settle_all(&mut state);
-    }
-
+    /// Whether the function is in MSI-X operation, so that it must not use INTx; masked or not.
     pub fn is_enabled(&self) -> bool {
-        self.lock().enabled
+        self.enabled.load(Ordering::SeqCst)
     }
 
-    /// Sends the message of `vector`, or keeps it until it is not masked. False if MSI-X is off. One that is not
-    /// in the table goes nowhere. From any thread.
-    pub fn fire(&self, vector: u16) -> bool {
-        let mut state = self.lock();
-        if !state.enabled {
-            return false;
+    /// Sends the message of `vector`, or leaves it pending until it may be sent. From any thread. Nothing
+    /// happens for one that there is not.
+    pub fn fire(&self, vector: u16) {
+        if let Some(vector) = self.vectors.get(usize::from(vector)) {
+            lock(vector).fire();
         }
-        let masked = state.all_masked;
-        let index = usize::from(vector);
-        if let (Some(entry), Some(vector)) = (state.entries.get_mut(index), self.vectors.get(index)) {
-            if masked || entry.control & MASKED != 0 {
-                entry.pending = true;
-            } else {
-                vector.pulse();
+    }
+
+    /// Where in configuration space message control is.
+    pub(crate) fn control(&self) -> u8 {
+        self.control
+    }
+
+    /// Whether `config` says that the function is in MSI-X operation, followed or not yet.
+    pub(crate) fn is_enabled_by(&self, config: &ConfigSpace) -> bool {
+        u16::from_le_bytes(config.bytes(self.control)) & ENABLE != 0
+    }
+
+    /// Does what `config` says. A function that is not master of the bus withholds its messages as one that is
+    /// masked does: they are writes to memory (PCIe 5.0, 7.5.1.1.3).
+    pub(crate) fn follow(&self, config: &ConfigSpace) {
+        let masked = u16::from_le_bytes(config.bytes(self.control)) & FUNCTION_MASK != 0;
+        let enabled = self.is_enabled_by(config);
+        let now = enabled && !masked && config.is_master();
+        let mut open = lock(&self.open);
+        self.enabled.store(enabled, Ordering::SeqCst);
+        if *open != now {
+            *open = now;
+            for vector in &self.vectors {
+                lock(vector).allow(now);
             }
+        }
+    }
+
+    /// As it was made. Nobody may be firing: an event that comes later is pending.
+    pub fn reset(&self) {
+        let mut open = lock(&self.open);
+        self.enabled.store(false, Ordering::SeqCst);
+        *open = false;
+        for vector in &self.vectors {
+            lock(vector).reset();
+        }
+    }
+
+    /// Fills all of `data` if any of it is of the table or the pending bits; false if all is elsewhere.
+    ///
+    /// Aligned words of 4 or 8 bytes are read; anything else has no defined result (PCI 3.0, 6.8.2), and
+    /// reads as zero.
+    pub fn read(&self, at: Offset, data: &mut [u8]) -> bool {
+        let Some(part) = self.part(at, data.len()) else { return false };
+        data.fill(0);
+        match part {
+            Part::Table { entry, byte } => {
+                let entry = self.vectors.get(entry).map(|vector| lock(vector).bytes());
+                for (byte, value) in data.iter_mut().zip(entry.into_iter().flatten().skip(byte)) {
+                    *byte = value;
+                }
+            }
+            Part::Pending { byte } => {
+                let vectors = self.vectors.get(byte.saturating_mul(8)..).unwrap_or_default();
+                for (byte, eight) in data.iter_mut().zip(vectors.chunks(8)) {
+                    *byte = (0..)
+                        .zip(eight)
+                        .fold(0, |all, (bit, one)| all | u8::from(lock(one).is_pending()) << bit);
+                }
+            }
+            Part::Undefined => {}
         }
         true
     }
 
-    /// Aligned words and pairs of them; anything else reads as zero (6.8.2: a driver must not).
-    pub fn read_table(&self, at: u64, data: &mut [u8]) {
-        let state = self.lock();
-        words(at, data, |word| {
-            let entry = usize::try_from(word / 4).ok().and_then(|index| state.entries.get(index));
-            entry.map_or(0, |entry| entry.word(word % 4))
-        });
-    }
-
-    /// See [`Msix::read_table`]; what is not read so cannot be written so.
-    pub fn write_table(&self, at: u64, data: &[u8]) {
-        let aligned = at.is_multiple_of(4) && matches!(data.len(), 4 | 8);
-        if !aligned || at.checked_add(data.len() as u64).is_none() {
-            return;
+    /// True if any of it is of the table or the pending bits. The latter are not written, nor is anything by
+    /// an access that [`Msix::read`] reads as zero.
+    pub fn write(&self, at: Offset, data: &[u8]) -> bool {
+        let Some(part) = self.part(at, data.len()) else { return false };
+        if let Part::Table { entry, byte } = part
+            && let Some(vector) = self.vectors.get(entry)
+        {
+            lock(vector).write(byte, data);
         }
-        let mut state = self.lock();
-        for (word, bytes) in (at / 4..).zip(data.chunks_exact(4)) {
-            let Ok(value) = <[u8; 4]>::try_from(bytes) else { continue };
-            let Ok(index) = usize::try_from(word / (ENTRY / 4)) else { continue };
-            if let Some(entry) = state.entries.get_mut(index) {
-                entry.set_word(word % 4, u32::from_le_bytes(value));
-                self.settle(&mut state, index);
-            }
-        }
+        true
     }
 
-    /// One bit for each vector, in words of 8 bytes; read only.
-    pub fn read_pending(&self, at: u64, data: &mut [u8]) {
-        let state = self.lock();
-        words(at, data, |word| {
-            let first = usize::try_from(word).ok().and_then(|word| word.checked_mul(32));
-            let bits = first.and_then(|first| state.entries.get(first..)).unwrap_or_default();
-            (0..32u32).zip(bits).filter(|(_, entry)| entry.pending).fold(0, |all, (bit, _)| all | 1 << bit)
-        });
-    }
-
-    fn settle_all(&self, state: &mut State) {
-        for index in 0..state.entries.len() {
-            self.settle(state, index);
-        }
-    }
-
-    /// Makes the vector send what the guest wants it to send. A route is slow to change, so a mask leaves it
-    /// where it is, and only messages that are sent are routed.
-    fn settle(&self, state: &mut State, index: usize) {
-        let (enabled, masked) = (state.enabled, state.all_masked);
-        let (Some(entry), Some(vector)) = (state.entries.get_mut(index), self.vectors.get(index)) else {
-            return;
+    fn part(&self, at: Offset, len: usize) -> Option<Part> {
+        let size = u64::try_from(len).unwrap_or(u64::MAX);
+        let end = at.byte.saturating_add(size);
+        let within = |range: &Range<u64>| {
+            let inside = at.window == self.place.window && at.byte < range.end && range.start < end;
+            inside.then(|| usize::try_from(at.byte.saturating_sub(range.start)).unwrap_or(usize::MAX))
         };
-        if !enabled {
-            // The bits mean nothing then.
-            entry.pending = false;
-            return Self::route(entry, vector, None);
-        }
-        if masked || entry.control & MASKED != 0 {
-            return;
-        }
-        Self::route(entry, vector, Some(Message { address: entry.address, data: entry.data }));
-        if std::mem::take(&mut entry.pending) {
-            vector.pulse();
+        let (table, pending) = (within(&self.table()), within(&self.pba()));
+        // Both begin at multiples of 8 and are multiples of 8 long: an aligned word that touches one is inside.
+        match (table, pending) {
+            (None, None) => None,
+            _ if !matches!(size, 4 | 8) || !at.byte.is_multiple_of(size) => Some(Part::Undefined),
+            (Some(byte), _) => Some(Part::Table { entry: byte / SIZE, byte: byte % SIZE }),
+            (None, Some(byte)) => Some(Part::Pending { byte }),
         }
     }
 
-    fn route(entry: &mut Entry, vector: &MsiVector, message: Option<Message>) {
-        if entry.routed == message {
-            return;
-        }
-        entry.routed = match vector.route(message) {
-            Ok(()) => message,
-            Err(error) => {
-                tracing::debug!("a message goes nowhere: {error}");
-                None
-            }
-        };
+    fn table(&self) -> Range<u64> {
+        span(self.place.table, self.vectors.len(), SIZE)
     }
 
-    /// Back to power-on. No message is on its way when this returns.
-    pub fn reset(&self) {
-        let mut state = self.lock();
-        (state.enabled, state.all_masked) = (false, false);
-        self.settle_all(&mut state);
-        state.entries.fill(Entry::AT_RESET);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked has ended the program.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pba(&self) -> Range<u64> {
+        span(self.place.pba, self.vectors.len().div_ceil(64), 8)
     }
 }
 
-/// Fills `data` with words by their number, if it is one or two aligned ones.
-fn words(at: u64, data: &mut [u8], word: impl Fn(u64) -> u32) {
-    let aligned = at.is_multiple_of(4) && matches!(data.len(), 4 | 8);
-    data.fill(0);
-    if aligned {
-        for (number, bytes) in (at / 4..).zip(data.chunks_exact_mut(4)) {
-            bytes.copy_from_slice(&word(number).to_le_bytes());
-        }
-    }
+/// What an access is to.
+enum Part {
+    Table { entry: usize, byte: usize },
+    Pending { byte: usize },
+    Undefined,
 }
 
-#[cfg(test)]
-#[path = "msix/tests.rs"]
-mod tests;
+fn span(start: u32, count: usize, size: usize) -> Range<u64> {
+    let start = u64::from(start);
+    let len = u64::try_from(count.saturating_mul(size)).unwrap_or(u64::MAX);
+    start..start.saturating_add(len)
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -11,15 +11,14 @@ use ambit_bus::{
     Bar, BarSpace, Device, Doorbell, Effect, Host, HostError, Match, Model, Needs, Offset, Request, Shared,
     Slot, share,
 };
-use ambit_pci::intx::Intx;
-use ambit_pci::msix::Msix;
+use ambit_pci::{Function, Msix};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::device::{Interface, VirtioDevice};
 use crate::interrupt::Interrupt;
 use crate::transport::Transport;
 
-use registers::{COMMON, Registers};
+use registers::Registers;
 use space::Space;
 use vectors::{Messages, Vectors};
 
@@ -95,20 +94,22 @@ impl Model for PciModel {
         let device = self.device.lock().unwrap_or_else(PoisonError::into_inner).take();
         let device = device.ok_or_else(|| refused(std::io::Error::other("it was built before")))?;
         let line = slot.irq.map(|(pin, trigger)| host.irq(pin, trigger)).transpose()?;
-        let queues = device.queue_sizes().len();
+        let queues = u16::try_from(device.queue_sizes().len()).unwrap_or(u16::MAX);
         // One for each queue and one for the configuration (4.1.5.1.2).
-        let messages = (0..=queues).map(|_| host.message()).collect::<Result<Option<Vec<_>>, _>>()?;
-        let msix = messages.map(|messages| Arc::new(Msix::new(messages)));
-        let intx = Arc::new(Intx::new(line));
-        let vectors = Arc::new(Vectors::new(queues, msix.as_ref().map_or(0, |msix| msix.len())));
-        let space = Space::new(&*device, self.interface, msix.as_deref());
+        let messages = Msix::wires(host, queues.saturating_add(1))?;
+        let vectors = Arc::new(Vectors::new(queues, messages.as_ref().map_or(0, Vec::len)));
+        let (space, function) = Space::new(&*device, self.interface, messages, line)?;
         let kicks = kicks(&*device, self.interface, host)?;
-        let signal = Messages { vectors: Arc::clone(&vectors), msix: msix.clone(), intx: Arc::clone(&intx) };
+        let signal = Messages {
+            vectors: Arc::clone(&vectors),
+            msix: function.msix.clone(),
+            intx: Arc::clone(&function.intx),
+        };
         let interrupt = Arc::new(Interrupt::new(signal));
         let mut transport = Transport::new(device, host.memory(), host.pa_bits(), interrupt, kicks);
         transport.set_master(false);
         let (interface, selected) = (self.interface, Selected::default());
-        Ok(share(Function { transport, interface, space, msix, intx, vectors, selected }))
+        Ok(share(Virtio { transport, interface, function, space, vectors, selected }))
     }
 }
 
@@ -123,7 +124,7 @@ struct Selected {
 /// The window of a transitional function's ports.
 const PORTS: u8 = 1;
 
-/// The window of [`BAR`], which is also one more than the number of its register.
+/// The window of [`BAR`].
 fn memory_window(interface: Interface) -> u8 {
     match interface {
         Interface::Modern => 1,
@@ -152,76 +153,67 @@ fn kicks(
     (0u16..).zip(device.queue_sizes()).map(|(queue, _)| kick(queue)).collect()
 }
 
-/// The function behind its windows.
-struct Function {
+/// The device behind its windows.
+struct Virtio {
     transport: Transport,
     interface: Interface,
+    function: Function,
     space: Space,
-    msix: Option<Arc<Msix>>,
-    intx: Arc<Intx>,
     vectors: Arc<Vectors>,
     selected: Selected,
 }
 
-impl Function {
+impl Virtio {
     fn registers(&mut self) -> Registers<'_> {
         Registers {
             transport: &mut self.transport,
             selected: &mut self.selected,
             vectors: &self.vectors,
-            msix: self.msix.as_ref().is_some_and(|msix| msix.is_enabled()),
+            msix: self.function.msix.as_ref().is_some_and(|msix| msix.is_enabled()),
         }
     }
 
-    /// Reads from a BAR, by its window.
-    fn fetch(&mut self, window: u8, at: u64, data: &mut [u8]) {
-        if window == PORTS && self.interface == Interface::Legacy {
-            return self.registers().read_legacy(at, data);
+    /// Reads from a BAR.
+    fn fetch(&mut self, at: Offset, data: &mut [u8]) {
+        if self.function.read(at, data) {
+            return;
+        }
+        if at.window == PORTS && self.interface == Interface::Legacy {
+            return self.registers().read_legacy(at.byte, data);
         }
         data.fill(0);
-        match at {
-            COMMON_AT..ISR_AT if at < COMMON => self.registers().read_common(at, data),
+        match at.byte {
+            COMMON_AT..ISR_AT => self.registers().read_common(at.byte, data),
             ISR_AT => {
                 if let Some(status) = data.first_mut() {
                     *status = self.transport.interrupt().take_status();
                 }
             }
             CONFIG_AT..NOTIFY_AT => {
-                self.transport.device().config().read(at.saturating_sub(CONFIG_AT), data);
-            }
-            TABLE_AT..PENDING_AT => {
-                if let Some(msix) = &self.msix {
-                    msix.read_table(at.saturating_sub(TABLE_AT), data);
-                }
-            }
-            PENDING_AT.. => {
-                if let Some(msix) = &self.msix {
-                    msix.read_pending(at.saturating_sub(PENDING_AT), data);
-                }
+                self.transport.device().config().read(at.byte.saturating_sub(CONFIG_AT), data);
             }
             _ => {}
         }
     }
 
-    /// Writes to a BAR, by its window.
-    fn store(&mut self, window: u8, at: u64, data: &[u8]) {
-        if window == PORTS && self.interface == Interface::Legacy {
-            return self.registers().write_legacy(at, data);
+    /// Writes to a BAR.
+    fn store(&mut self, at: Offset, data: &[u8]) {
+        if self.function.write(at, data).is_some() {
+            return;
         }
-        match at {
-            COMMON_AT..ISR_AT => self.registers().write_common(at, data),
+        if at.window == PORTS && self.interface == Interface::Legacy {
+            return self.registers().write_legacy(at.byte, data);
+        }
+        match at.byte {
+            COMMON_AT..ISR_AT => self.registers().write_common(at.byte, data),
             CONFIG_AT..NOTIFY_AT => {
-                self.transport.write_config(at.saturating_sub(CONFIG_AT), data, Interface::Modern);
+                let at = at.byte.saturating_sub(CONFIG_AT);
+                self.transport.write_config(at, data, Interface::Modern);
             }
             NOTIFY_AT..TABLE_AT => {
-                let queue = at.saturating_sub(NOTIFY_AT);
+                let queue = at.byte.saturating_sub(NOTIFY_AT);
                 if queue.is_multiple_of(NOTIFY_STEP) {
                     self.transport.kick(u32::try_from(queue / NOTIFY_STEP).unwrap_or(u32::MAX));
-                }
-            }
-            TABLE_AT..PENDING_AT => {
-                if let Some(msix) = &self.msix {
-                    msix.write_table(at.saturating_sub(TABLE_AT), data);
                 }
             }
             _ => {}
@@ -229,49 +221,45 @@ impl Function {
     }
 
     /// Writes to the configuration space, and does what changed there.
-    fn configure(&mut self, at: u64, data: &[u8]) -> Effect {
-        let moved = self.space.config.write(at, data);
-        self.intx.disable(self.space.config.intx_disabled());
-        if let (Some(msix), Some(control)) = (&self.msix, self.space.msix_control()) {
-            if self.space.touches_msix(at, data.len()) {
-                msix.set_control(control);
-            }
-            self.intx.yield_to_msix(msix.is_enabled());
+    fn configure(&mut self, at: Offset, data: &[u8]) -> Effect {
+        let Some(change) = self.function.write(at, data) else { return Effect::None };
+        if change.command {
+            self.transport.set_master(self.function.config.is_master());
         }
-        self.transport.set_master(self.space.config.is_master());
-        if self.space.touches_access_data(at, data.len())
-            && let Some((window, at, len)) = self.space.access()
+        if self.space.touches_data(at.byte, data.len())
+            && let Some((at, len)) = self.space.target(&self.function.config)
         {
-            let data = self.space.access_data();
-            self.store(window, at, data.get(..len).unwrap_or_default());
+            let data = self.space.data(&self.function.config);
+            self.store(at, data.get(..len).unwrap_or_default());
         }
-        if moved { Effect::Remap } else { Effect::None }
+        if change.remap { Effect::Remap } else { Effect::None }
     }
 }
 
-impl Device for Function {
+impl Device for Virtio {
     fn read(&mut self, at: Offset, data: &mut [u8]) {
-        if at.window != 0 {
-            return self.fetch(at.window, at.byte, data);
-        }
-        if self.space.touches_access_data(at.byte, data.len())
-            && let Some((window, at, len)) = self.space.access()
+        if at.window == 0
+            && self.space.touches_data(at.byte, data.len())
+            && let Some((target, len)) = self.space.target(&self.function.config)
         {
             let mut there = [0; 4];
             if let Some(there) = there.get_mut(..len) {
-                self.fetch(window, at, there);
+                self.fetch(target, there);
             }
-            self.space.set_access_data(there);
+            self.space.set_data(&mut self.function.config, there);
         }
-        self.space.config.show_interrupt(self.intx.is_pending());
-        self.space.config.read(at.byte, data);
+        if at.window != 0 {
+            self.fetch(at, data);
+        } else if !self.function.read(at, data) {
+            data.fill(0);
+        }
     }
 
     fn write(&mut self, at: Offset, data: &[u8]) -> Effect {
         if at.window == 0 {
-            return self.configure(at.byte, data);
+            return self.configure(at, data);
         }
-        self.store(at.window, at.byte, data);
+        self.store(at, data);
         Effect::None
     }
 
@@ -279,16 +267,11 @@ impl Device for Function {
         self.transport.reset();
         self.vectors.unmap();
         self.selected = Selected::default();
-        if let Some(msix) = &self.msix {
-            msix.reset();
-        }
-        self.space.config.reset();
-        self.intx.disable(false);
-        self.intx.yield_to_msix(false);
+        self.function.reset();
         self.transport.set_master(false);
     }
 
     fn places(&self) -> Vec<Option<u64>> {
-        self.space.config.places()
+        self.function.places()
     }
 }

@@ -1,15 +1,14 @@
 //! The configuration space of a virtio function and its capabilities (virtio 1.2, 4.1.2 and 4.1.4).
 
-use ambit_bus::{Bar, Needs};
-use ambit_pci::config::{ConfigSpace, Identity};
-use ambit_pci::msix::{CAPABILITY, Msix};
+use ambit_bus::{Bar, IrqLine, MsiVector, Needs, Offset};
+use ambit_pci::{ConfigSpace, Function, Identity, LayoutError, Msix, Place};
 use virtio_bindings::virtio_ids::{
     VIRTIO_ID_BALLOON, VIRTIO_ID_BLOCK, VIRTIO_ID_CONSOLE, VIRTIO_ID_NET, VIRTIO_ID_RNG,
 };
 
+use super::registers::COMMON;
 use super::{
-    COMMON, COMMON_AT, CONFIG_AT, ISR_AT, NOTIFY_AT, NOTIFY_STEP, PENDING_AT, TABLE_AT, memory_window,
-    request,
+    COMMON_AT, CONFIG_AT, ISR_AT, NOTIFY_AT, NOTIFY_STEP, PENDING_AT, TABLE_AT, memory_window, request,
 };
 use crate::device::{Interface, VirtioDevice};
 
@@ -19,6 +18,8 @@ const VENDOR: u16 = 0x1af4;
 const VENDOR_SPECIFIC: u8 = 0x09;
 /// How long it is: id, link, length, kind, BAR, two bytes of padding and an id, offset and length (4.1.4).
 const CAP_LEN: u8 = 16;
+/// The same with 4 bytes more: of notifications, and of what reaches BARs.
+const LONG_CAP_LEN: u8 = 20;
 
 /// Which structure a capability names.
 const COMMON_CFG: u8 = 1;
@@ -27,114 +28,92 @@ const ISR_CFG: u8 = 3;
 const DEVICE_CFG: u8 = 4;
 const PCI_CFG: u8 = 5;
 
-/// Configuration space, and where in it are the capabilities that do something.
+/// Where in a function's configuration space is what reaches its BARs (4.1.4.9).
 pub struct Space {
-    pub config: ConfigSpace,
+    access: u8,
     bars: Vec<Bar>,
-    msix: Option<u16>,
-    access: Option<u16>,
 }
 
 impl Space {
-    pub fn new(device: &dyn VirtioDevice, interface: Interface, msix: Option<&Msix>) -> Self {
+    /// The function of `device`, with MSI-X if there are `messages`, and this space of it.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if it does not fit, which no device of ours brings about.
+    pub fn new(
+        device: &dyn VirtioDevice,
+        interface: Interface,
+        messages: Option<Vec<MsiVector>>,
+        line: Option<IrqLine>,
+    ) -> Result<(Self, Function), LayoutError> {
         let bars = match request("", "", interface).needs {
             Needs::Pci { bars } => bars,
             Needs::Board { .. } => Vec::new(),
         };
-        let mut config = ConfigSpace::new(&identity(device.device_type(), interface), &bars);
-        let bar = memory_window(interface).saturating_sub(1);
-        let msix = msix.and_then(|msix| {
-            let (body, writable) = msix.capability(bar, TABLE_AT as u32, PENDING_AT as u32);
-            config.add_capability(CAPABILITY, &body, &writable)
-        });
-        let queues = device.queue_sizes().len() as u64;
-        let mut add = |kind, at: u64, len: u64, more: &[u8]| {
-            let mut body = structure(kind, bar, at, len).to_vec();
-            body.extend_from_slice(more);
-            if let (Some(first), Ok(more)) = (body.first_mut(), u8::try_from(more.len())) {
-                *first = CAP_LEN.saturating_add(more);
-            }
-            config.add_capability(VENDOR_SPECIFIC, &body, &[])
-        };
-        add(COMMON_CFG, COMMON_AT, COMMON, &[]);
-        add(ISR_CFG, ISR_AT, 1, &[]);
-        if !device.config().is_empty() {
-            add(DEVICE_CFG, CONFIG_AT, device.config().len() as u64, &[]);
+        let window = memory_window(interface);
+        let identity = identity(device.device_type(), interface);
+        let mut config = ConfigSpace::new(identity, &bars, line.is_some())?;
+        let place = Place { window, table: TABLE_AT as u32, pba: PENDING_AT as u32 };
+        let msix = messages.map(|wires| Msix::new(&mut config, place, wires)).transpose()?;
+        let bar = config.register(window).unwrap_or(0);
+        config.append(VENDOR_SPECIFIC, &structure(CAP_LEN, COMMON_CFG, bar, COMMON_AT, COMMON), &[])?;
+        config.append(VENDOR_SPECIFIC, &structure(CAP_LEN, ISR_CFG, bar, ISR_AT, 1), &[])?;
+        let len = device.config().len() as u64;
+        if len > 0 {
+            config.append(VENDOR_SPECIFIC, &structure(CAP_LEN, DEVICE_CFG, bar, CONFIG_AT, len), &[])?;
         }
-        let notify = NOTIFY_STEP.saturating_mul(queues);
-        add(NOTIFY_CFG, NOTIFY_AT, notify, &(NOTIFY_STEP as u32).to_le_bytes());
-        // BAR, offset and length are the guest's to write, and so is what goes through them (4.1.4.9).
-        let mut body = structure(PCI_CFG, 0, 0, 0).to_vec();
-        body.extend_from_slice(&[0; 4]);
-        if let Some(len) = body.first_mut() {
-            *len = CAP_LEN + 4;
-        }
-        let writable =
-            [0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-        let access = config.add_capability(VENDOR_SPECIFIC, &body, &writable);
-        Self { config, bars, msix, access }
+        let len = NOTIFY_STEP.saturating_mul(device.queue_sizes().len() as u64);
+        let mut notify = structure(LONG_CAP_LEN, NOTIFY_CFG, bar, NOTIFY_AT, len).to_vec();
+        notify.extend_from_slice(&(NOTIFY_STEP as u32).to_le_bytes());
+        config.append(VENDOR_SPECIFIC, &notify, &[])?;
+        // BAR, offset and length are the guest's to write, and so is what goes through them.
+        let mut through = structure(LONG_CAP_LEN, PCI_CFG, 0, 0, 0).to_vec();
+        through.extend_from_slice(&[0; 4]);
+        let (no, all) = (0, 0xff);
+        let writable = [no, no, all, no, no, no, all, all, all, all, all, all, all, all, all, all, all, all];
+        let access = config.append(VENDOR_SPECIFIC, &through, &writable)?;
+        Ok((Self { access, bars }, Function::new(config, line, msix)))
     }
 
-    fn bytes<const N: usize>(&self, at: u16) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.config.read(u64::from(at), &mut bytes);
-        bytes
+    /// Where the bytes are that stand for bytes of a BAR.
+    fn data_at(&self) -> u8 {
+        self.access.saturating_add(CAP_LEN)
     }
 
-    /// The upper byte of MSI-X's message control.
-    pub fn msix_control(&self) -> Option<u8> {
-        let [control] = self.bytes(self.msix?.checked_add(3)?);
-        Some(control)
+    /// Whether an access to the space is to those bytes.
+    pub fn touches_data(&self, at: u64, len: usize) -> bool {
+        let data = u64::from(self.data_at());
+        at < data.saturating_add(4) && data < at.saturating_add(len as u64)
     }
 
-    pub fn touches_msix(&self, at: u64, len: usize) -> bool {
-        self.msix.is_some_and(|msix| overlaps(at, len, u64::from(msix).saturating_add(3), 1))
-    }
-
-    /// Where in the space the bytes are that stand for bytes of a BAR.
-    fn data(&self) -> Option<u16> {
-        self.access?.checked_add(u16::from(CAP_LEN))
-    }
-
-    pub fn touches_access_data(&self, at: u64, len: usize) -> bool {
-        self.data().is_some_and(|data| overlaps(at, len, u64::from(data), 4))
-    }
-
-    /// Window, offset and length of what the guest reaches through the space: inside a BAR, aligned (4.1.4.9.2).
-    pub fn access(&self) -> Option<(u8, u64, usize)> {
-        let capability = self.access?;
-        let [number] = self.bytes(capability.checked_add(4)?);
-        let offset = u64::from(u32::from_le_bytes(self.bytes(capability.checked_add(8)?)));
-        let len = u32::from_le_bytes(self.bytes(capability.checked_add(12)?));
-        // Every BAR takes one register.
+    /// Which bytes of a BAR they stand for, and how many: inside the BAR, and aligned (4.1.4.9.2).
+    pub fn target(&self, config: &ConfigSpace) -> Option<(Offset, usize)> {
+        let at = |byte| self.access.saturating_add(byte);
+        let [number] = config.bytes(at(4));
+        let byte = u64::from(u32::from_le_bytes(config.bytes(at(8))));
+        let len = u32::from_le_bytes(config.bytes(at(12)));
+        // Each BAR takes one register.
         let bar = self.bars.get(usize::from(number))?;
         let inside = matches!(len, 1 | 2 | 4)
-            && offset.is_multiple_of(u64::from(len))
-            && offset.checked_add(u64::from(len))? <= bar.size;
-        let len = usize::try_from(len).ok()?;
-        inside.then_some((number.checked_add(1)?, offset, len))
+            && byte.is_multiple_of(u64::from(len))
+            && byte.checked_add(u64::from(len))? <= bar.size;
+        let target = Offset { window: number.checked_add(1)?, byte };
+        inside.then_some((target, usize::try_from(len).ok()?))
     }
 
-    pub fn access_data(&self) -> [u8; 4] {
-        self.data().map_or([0; 4], |at| self.bytes(at))
+    pub fn data(&self, config: &ConfigSpace) -> [u8; 4] {
+        config.bytes(self.data_at())
     }
 
-    pub fn set_access_data(&mut self, data: [u8; 4]) {
-        if let Some(at) = self.data() {
-            self.config.put(at, &data);
-        }
+    pub fn set_data(&self, config: &mut ConfigSpace, data: [u8; 4]) {
+        config.set(self.data_at(), &data);
     }
-}
-
-fn overlaps(at: u64, len: usize, other: u64, other_len: u64) -> bool {
-    at < other.saturating_add(other_len) && other < at.saturating_add(len as u64)
 }
 
 /// A capability from its length on.
-fn structure(kind: u8, bar: u8, at: u64, len: u64) -> [u8; 14] {
+fn structure(cap_len: u8, kind: u8, bar: u8, at: u64, len: u64) -> [u8; 14] {
     let [a, b, c, d, ..] = at.to_le_bytes();
     let [e, f, g, h, ..] = len.to_le_bytes();
-    [CAP_LEN, kind, bar, 0, 0, 0, a, b, c, d, e, f, g, h]
+    [cap_len, kind, bar, 0, 0, 0, a, b, c, d, e, f, g, h]
 }
 
 /// Ids of 4.1.2.1, and for a transitional function of 4.1.2.3.
@@ -157,7 +136,6 @@ fn identity(device_type: u32, interface: Interface) -> Identity {
         subsystem_vendor: VENDOR,
         // At least 0x40 (4.1.2.1).
         subsystem: id.saturating_add(0x1040),
-        has_intx: true,
     };
     match interface {
         Interface::Modern => modern,

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use ambit_pci::intx::Intx;
-use ambit_pci::msix::Msix;
+use ambit_pci::{Intx, Msix};
 
 use crate::interrupt::{Event, Signal};
 
@@ -21,7 +20,8 @@ pub struct Vectors {
 
 impl Vectors {
     /// None is mapped yet.
-    pub fn new(queues: usize, count: u16) -> Self {
+    pub fn new(queues: u16, count: usize) -> Self {
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
         let queues = (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect();
         Self { config: AtomicU16::new(NO_VECTOR), queues, count }
     }
@@ -70,11 +70,16 @@ impl Signal for Messages {
             Event::Config => self.vectors.config(),
             Event::Used(queue) => self.vectors.queue(queue),
         };
+        let msix = self.msix.as_ref().filter(|msix| msix.is_enabled());
         // One that is not mapped goes nowhere (4.1.5.3.1); no table has that many.
-        self.msix.as_ref().is_some_and(|msix| msix.fire(vector))
+        msix.inspect(|msix| msix.fire(vector)).is_some()
     }
 
     fn status(&self, _: u8, now: u8) {
-        self.intx.set(now != 0);
+        if now == 0 {
+            self.intx.take();
+        } else {
+            self.intx.raise(now);
+        }
     }
 }

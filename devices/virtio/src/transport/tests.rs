@@ -269,13 +269,14 @@ fn reset_waits_for_requests_in_flight_and_nothing_is_written_after_it() {
     each(|face| {
         let gate = Arc::new(Gate::default());
         let mut machine = Machine::with_face(face, Echo::behind(&unique("flight"), Arc::clone(&gate)));
+        // Before the first queue: a legacy one is looked at as soon as it is there.
+        let closed = gate.closed.lock().unwrap();
         assert!(machine.negotiate(VERSION_1));
         let mut queue = machine.queue(0, 256);
         let at = machine.put(&[0; 64]);
         for i in 0..64 {
             queue.offer(&[(at + i, 1, WRITE)]);
         }
-        let closed = gate.closed.lock().unwrap();
         machine.go();
         machine.kick(&queue);
         until("a request at the gate", || (gate.reached.load(Ordering::SeqCst) > 0).then_some(()));
