@@ -14,6 +14,7 @@ mod network;
 mod on_every_host;
 mod plan;
 mod stray;
+mod transports;
 mod vcpus;
 mod vendor;
 mod verify;

@@ -9,7 +9,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::board::BoardArgs;
 use crate::config::{
-    self, Bits, Config, ConfigError, Count, Disk, FileError, Net, QueueReach, Reach, Settings, Size, Switch,
+    self, Bits, Config, ConfigError, Console, Count, Disk, FileError, Net, Plain, QueueReach, Reach,
+    Settings, Single, Size, Switch,
 };
 use crate::document::DocumentError;
 use crate::failure::{Exit, Failure};
@@ -32,6 +33,10 @@ Examples:
   ambit run --kernel Image --disk root.img --cmdline 'console=ttyAMA0 root=/dev/vda rw'
   ambit run --kernel Image --disk path=root.img,id=root --disk data.img,readonly=on \\
             --net tap=tap0,mac=52:54:00:12:34:56 --memory 2G --cpus 4
+  ambit run --kernel Image --disk root.img,transport=pci,queues=4,cache=none,engine=io_uring \\
+            --net tap0,transport=pci --rng transport=pci
+  ambit run --kernel Image --disk old.img,transport=mmio-legacy --console on --balloon on
+  ambit run --kernel Image --disk data.img,bandwidth=100M/s,iops=500,iops-burst=2000
   ambit run --config guest.toml --memory 1G
 
 The console is standard input and output; ctrl-a x quits, ctrl-a ctrl-a sends ctrl-a.
@@ -46,7 +51,44 @@ A configuration file is TOML or JSON, with these keys:
   board = \"native\"
   rng = true
   disks = [{ path = \"root.img\", id = \"root\", readonly = false }]
-  nets = [{ tap = \"tap0\", id = \"net0\", mac = \"52:54:00:12:34:56\" }]";
+  nets = [{ tap = \"tap0\", id = \"net0\", mac = \"52:54:00:12:34:56\" }]
+  console = { transport = \"pci\", to = \"guest.log\" }
+A device has the same keys there as in its option:
+
+--disk FILE,…
+  transport=T           mmio, mmio-legacy, pci or pci-legacy [the board's]
+  readonly=on|off       [off]
+  queues=N              1 to 16 [1]
+  queue-size=N          entries of each, a power of two from 2 to 1024 [256]
+  cache=C               writeback: what the guest flushes is stored; writethrough: what it
+                        writes is; none: as writeback, past the host's page cache; unsafe:
+                        flushes are ignored [writeback]
+  engine=E              sync or io_uring [sync]
+  discard=on|off        whether the guest gives room back [on, if it may write]
+  bandwidth=SIZE[/s]    how many bytes pass in a second, both ways together [no limit]
+  bandwidth-burst=SIZE  how many more pass once [0]
+  iops=N, iops-burst=N  the same for requests [no limit]
+--net NAME,… or --net fd=N,…
+  fd=N[:N]…             a TAP interface that is open already, one file for each queue pair
+  mac=MAC, transport=T, queue-size=N
+  queues=N              pairs, 1 to 8 [1]
+  offloads=on|off       whether checksums and segmentation are left to the host [on]
+  mergeable=on|off      whether a frame may take several buffers of the guest [on]
+  rx-bandwidth=SIZE[/s], rx-packets=N, tx-bandwidth=SIZE[/s], tx-packets=N
+                        how much passes to the guest (rx) and from it (tx) in a second; each
+                        also with -burst [no limit]
+--console on|KEY=VALUE,…
+  to=stdio|FILE         stdio: standard output, as the board's console, and standard input
+                        instead of it; FILE: what the guest says is added to it [stdio]
+  transport=T
+--rng, --balloon on|off|KEY=VALUE,…
+  transport=T
+Each may have an id=ID.
+
+A legacy transport is for drivers from before virtio 1.0. They name a queue by the number of
+its page and reach 44 address bits: no machine with RAM beyond that has such a device. With
+mmio-legacy the pages are the guest's own, and --queue-reach 46 or 48 says that they have 16
+or 64 KiB.";
 
 const PLAN_EXAMPLES: &str = "\
 Examples:
@@ -54,6 +96,7 @@ Examples:
   ambit plan --memory 8G --cpus 4 --pa-bits 36 --disk root.img --net tap0
   ambit plan --config guest.toml --format json
   ambit plan --memory 32G --cpus 124 --pa-bits 36 --html map.html
+  ambit plan --memory 8T --disk root.img,transport=mmio-legacy --net tap0,transport=pci
   ambit plan --board qemu-virt,highmem-ecam=off --memory 4G --max-memory 16G --memory-slots 2
   ambit plan --format svg > map.svg
   ambit plan --config guest.toml --host host.json
@@ -142,7 +185,7 @@ pub struct PlanArgs {
     pub lock: Option<PathBuf>,
     /// Say what moved from A to B, each a lock, a plan printed as JSON, or a configuration; like diff, exit
     /// with 1 if anything did
-    #[arg(long, value_names = ["A", "B"], num_args = 2)]
+    #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with_all = ["MachineArgs", "arch", "html"])]
     pub diff: Option<Vec<PathBuf>>,
     /// Plan for the first board of this architecture: aarch64 or x86_64
     #[arg(long, value_parser = parse_arch)]
@@ -209,7 +252,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// The kernel's command line, all of it, root= included
-    /// [default: the board's console and panic=-1: 'console=ttyAMA0 panic=-1']
+    /// [default: the board's console, or the virtio one, and panic=-1: 'console=ttyAMA0 panic=-1']
     #[arg(long, value_name = "TEXT")]
     pub cmdline: Option<String>,
     /// How much RAM the guest has [default: 512M]
@@ -219,13 +262,13 @@ pub struct MachineArgs {
     #[arg(long, value_name = "N")]
     pub cpus: Option<Count>,
     /// Add a disk: a raw image or a block device. Its id is disk0, disk1, … unless given. The first part
-    /// may be the bare file name; a comma in a name is written twice
-    #[arg(long = "disk", value_name = "[path=]FILE[,id=ID][,readonly=on]")]
+    /// may be the bare file name; a comma in a name is written twice. For the other keys see 'ambit run --help'
+    #[arg(long = "disk", value_name = "[path=]FILE[,id=ID][,readonly=on][,KEY=VALUE]…")]
     pub disks: Vec<Disk>,
     /// Add a network card on a TAP interface. Its id is net0, net1, … unless given. The first part may
     /// be the bare interface name. Without a MAC address it has one of its own, made from the name of the
-    /// interface and this host's machine-id
-    #[arg(long = "net", value_name = "[tap=]NAME[,id=ID][,mac=MAC]")]
+    /// interface and this host's machine-id. For the other keys see 'ambit run --help'
+    #[arg(long = "net", value_name = "[tap=]NAME[,id=ID][,mac=MAC][,KEY=VALUE]…")]
     pub nets: Vec<Net>,
     /// How many physical address bits the guest may use, 32 to 52; auto: as many as the host has
     /// [default: auto]
@@ -252,15 +295,24 @@ pub struct MachineArgs {
     #[arg(long, value_name = "BITS|PROFILE")]
     pub guest_reach: Option<Reach>,
     /// How many address bits the guest's virtio drivers can put a queue at: legacy ones 44 with pages of
-    /// 4 KiB, 46 with 16 KiB, 48 with 64 KiB; no RAM is above that [default: modern drivers, no limit]
+    /// 4 KiB, 46 with 16 KiB, 48 with 64 KiB; no RAM is above that. It is also how far devices with
+    /// transport=mmio-legacy reach [default: as the transports of the devices have it: no limit, or 44]
     #[arg(long, value_name = "BITS")]
     pub queue_reach: Option<QueueReach>,
     /// Take no machine that lacks something for want of room: what would be left out or cut short is an error
     #[arg(long)]
     pub strict: bool,
-    /// Whether the guest has a random number generator, rng0 [default: on]
-    #[arg(long, value_name = "on|off")]
-    pub rng: Option<Switch>,
+    /// Whether the guest has a random number generator, rng0, and its options [default: on]
+    #[arg(long, value_name = "on|off|KEY=VALUE[,KEY=VALUE]…")]
+    pub rng: Option<Single<Plain>>,
+    /// Whether the guest has a virtio console, console0, beside the board's own, and its options
+    /// [default: off]
+    #[arg(long, value_name = "on|off|KEY=VALUE[,KEY=VALUE]…")]
+    pub console: Option<Single<Console>>,
+    /// Whether the guest has a balloon, balloon0, through which it gives back RAM, and its options
+    /// [default: off]
+    #[arg(long, value_name = "on|off|KEY=VALUE[,KEY=VALUE]…")]
+    pub balloon: Option<Single<Plain>>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -324,7 +376,9 @@ impl MachineArgs {
             nets: self.nets.clone(),
             pa_bits: self.pa_bits,
             board: self.board.clone(),
-            rng: self.rng,
+            rng: self.rng.clone(),
+            console: self.console.clone(),
+            balloon: self.balloon.clone(),
             max_memory: self.max_memory,
             memory_slots: self.memory_slots,
             pci: self.pci,

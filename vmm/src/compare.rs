@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use ambit_device_manager::{Arch, Board, RegionKind};
+use ambit_device_manager::{Arch, Board, HostFacts, RegionKind};
 use ambit_resources::PaBits;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, FileError};
-use crate::document::{self, Kind, SCHEMA, Schema};
+use crate::document::{self, DocumentError, Kind, SCHEMA, Schema};
 use crate::failure::{Exit, Failure};
 use crate::map::{Address, Difference, Map, MapIrq, MapRegion};
 use crate::report::{self, Format};
-use crate::{lock, models, profile};
+use crate::{cli, lock, models};
 
 /// As `plan --format json` prints it; what else it has does not matter here.
 #[derive(Deserialize)]
@@ -50,13 +50,20 @@ struct Keys {
     regions: Option<serde::de::IgnoredAny>,
 }
 
+/// Asks this host what it can do. `None`: there is no KVM.
+pub type Here<'a> = &'a dyn Fn() -> Option<HostFacts>;
+
 /// The map in the file at `path`, by what is in it. A configuration is planned for the host in the
-/// file `host`.
+/// file `host`, or for this one, as `ambit plan` does.
 ///
 /// # Errors
 /// [`Failure`] if it is none of the three, or a configuration without a plan.
-fn map(path: &Path, boards: &[&dyn Board], host: Option<&Path>) -> Result<Map, Failure> {
-    let text = document::read(Kind::Plan, path)?;
+fn map(path: &Path, boards: &[&dyn Board], host: Option<&Path>, here: Here<'_>) -> Result<Map, Failure> {
+    let text = match document::read(Kind::Plan, path) {
+        // A configuration may say nothing.
+        Err(DocumentError::Empty { .. }) if path.extension().is_some_and(|it| it == "toml") => String::new(),
+        read => read?,
+    };
     if let Ok(keys) = serde_json::from_str::<Keys>(&text) {
         if keys.sha256.is_some() || keys.plan.is_some() {
             return Ok(lock::parse(&text, path)?.map);
@@ -74,8 +81,8 @@ fn map(path: &Path, boards: &[&dyn Board], host: Option<&Path>) -> Result<Map, F
         other => other,
     });
     let settings = config::settle(config.map_err(config::ConfigError::from)?, boards, None)?;
-    let host = host.map(|host| profile::facts(host, settings.board.arch())).transpose()?;
-    let plan = models::plan(&settings, host.as_ref().map(|(facts, _)| facts))?;
+    let (host, _) = cli::host_for(host, settings.board.arch(), here)?;
+    let plan = models::plan(&settings, host.as_ref())?;
     Ok(Map::new(&plan, &settings))
 }
 
@@ -83,7 +90,7 @@ fn printed(text: &str, path: &Path) -> Result<Map, Failure> {
     let plan: Printed = document::parse(Kind::Plan, text, path)?;
     let Some(ipa_bits) = plan.ipa_bits else {
         let what = "is of a machine that did not fit, and has no addresses".into();
-        return Err(document::DocumentError::Untrue { kind: Kind::Plan, path: path.into(), what }.into());
+        return Err(DocumentError::Untrue { kind: Kind::Plan, path: path.into(), what }.into());
     };
     let placed = plan.regions.into_iter().filter_map(|region| {
         let PrintedRegion { name, kind, base, size } = region;
@@ -117,9 +124,10 @@ pub fn diff(
     after: &Path,
     boards: &[&dyn Board],
     host: Option<&Path>,
+    here: Here<'_>,
     format: Format,
 ) -> Result<Exit, Failure> {
-    let (before, after) = (map(before, boards, host)?, map(after, boards, host)?);
+    let (before, after) = (map(before, boards, host, here)?, map(after, boards, host, here)?);
     let differences = before.differences(&after);
     let same = differences.is_empty();
     report::print(&match format {
@@ -128,4 +136,28 @@ pub fn diff(
         Format::Table => differences.iter().map(|difference| format!("{difference}\n")).collect(),
     })?;
     Ok(if same { Exit::Done } else { Exit::Failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_device_manager::{Width, WidthSource};
+
+    use super::*;
+    use crate::toy::{PC, TOY};
+
+    #[test]
+    fn a_configuration_is_planned_for_this_host_where_it_could_run_there() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let (own, other) = if Arch::host() == Arch::Aarch64 { ("toy", "pc") } else { ("pc", "toy") };
+        let planned = |board: &str, bits: u8| {
+            std::fs::write(path.path(), format!("board = '{board}'\nmemory = '2000G'\n")).unwrap();
+            let width = Width { bits: PaBits::new(bits).unwrap(), source: WidthSource::Host };
+            let here = || Some(HostFacts { width, ..HostFacts::assumed() });
+            map(path.path(), &[&TOY, &PC], None, &here).map_err(|failure| failure.to_string())
+        };
+
+        assert_eq!(planned(own, 48).unwrap().ipa_bits.get(), 41);
+        assert!(planned(own, 36).unwrap_err().contains("this host has 36"));
+        assert!(planned(other, 48).unwrap_err().contains("40 were assumed"));
+    }
 }

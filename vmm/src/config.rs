@@ -1,25 +1,33 @@
 //! What the user wants: as said in a file and on the command line, and as checked.
 
 mod board_file;
+mod device_settings;
+mod device_words;
+mod devices;
 mod text;
 mod words;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use ambit_aarch64::board_file::is_file;
 use ambit_device_manager::{
-    Arch, Board, Diagnostic, HostFacts, MemoryHotplug, OptionError, PciConfig, PlanError, Severity, Width,
-    WidthSource, whole_pages,
+    Arch, Board, Diagnostic, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug, OptionError,
+    PciConfig, PlanError, Severity, Transport, Width, WidthSource, whole_pages,
 };
 use ambit_resources::PaBits;
-use serde::{Deserialize, Deserializer};
+use device_settings::Devices;
+use serde::Deserialize;
 
 pub use board_file::{BoardFileError, read as read_board};
+pub use device_settings::{
+    ConsoleSettings, ConsoleTo, DiskSettings, Interface, Limits, NetSettings, PlainSettings,
+};
+pub use device_words::{Cache, Engine, QueueSize};
+pub use devices::{Console, Disk, Net, Plain, Single};
 pub use text::{FileError, parse, plain, read};
-pub use words::{Bits, Count, Id, Mac, QueueReach, Reach, Size, Switch, TapName};
+pub use words::{Bits, Count, QueueReach, Reach, Size, Switch};
 
 /// As said: nothing is filled in. The keys of a file are these fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -34,7 +42,9 @@ pub struct Config {
     pub nets: Vec<Net>,
     pub pa_bits: Option<Bits>,
     pub board: Option<String>,
-    pub rng: Option<Switch>,
+    pub rng: Option<Single<Plain>>,
+    pub console: Option<Single<Console>>,
+    pub balloon: Option<Single<Plain>>,
     pub max_memory: Option<Size>,
     pub memory_slots: Option<Count>,
     pub pci: Option<Switch>,
@@ -42,49 +52,6 @@ pub struct Config {
     pub guest_reach: Option<Reach>,
     pub queue_reach: Option<QueueReach>,
     pub strict: Option<Switch>,
-}
-
-/// `path=F[,id=I][,readonly=on]`, or a table with these keys.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with at least a path")]
-pub struct Disk {
-    pub path: PathBuf,
-    #[serde(default, deserialize_with = "present")]
-    pub id: Option<Id>,
-    #[serde(default, deserialize_with = "present")]
-    pub readonly: Option<Switch>,
-}
-
-/// `tap=T[,id=I][,mac=M]`, or a table with these keys.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with at least a tap")]
-pub struct Net {
-    pub tap: TapName,
-    #[serde(default, deserialize_with = "present")]
-    pub id: Option<Id>,
-    #[serde(default, deserialize_with = "present")]
-    pub mac: Option<Mac>,
-}
-
-/// The values of an option are plain words, which serde does not take for an `Option`.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
-}
-
-impl FromStr for Disk {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text::parse_option(text, "path")
-    }
-}
-
-impl FromStr for Net {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text::parse_option(text, "tap")
-    }
 }
 
 impl Config {
@@ -103,6 +70,8 @@ impl Config {
             pa_bits: over.pa_bits.or(self.pa_bits),
             board: over.board.or(self.board),
             rng: over.rng.or(self.rng),
+            console: over.console.or(self.console),
+            balloon: over.balloon.or(self.balloon),
             max_memory: over.max_memory.or(self.max_memory),
             memory_slots: over.memory_slots.or(self.memory_slots),
             pci: over.pci.or(self.pci),
@@ -134,24 +103,11 @@ pub struct Settings<'b> {
     pub queue_reach: Option<u8>,
     /// Nothing of the machine may be left out or cut short.
     pub strict: bool,
-    pub rng: Option<String>,
+    pub rng: Option<PlainSettings>,
     pub disks: Vec<DiskSettings>,
     pub nets: Vec<NetSettings>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskSettings {
-    pub id: String,
-    pub path: PathBuf,
-    pub readonly: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetSettings {
-    pub id: String,
-    pub tap: String,
-    /// `None`: one is made from the interface and this host.
-    pub mac: Option<[u8; 6]>,
+    pub console: Option<ConsoleSettings>,
+    pub balloon: Option<PlainSettings>,
 }
 
 /// Why a configuration is not one.
@@ -171,14 +127,20 @@ pub enum ConfigError {
     BoardWords(String),
     #[error("{what} makes no sense {without}")]
     Pointless { what: &'static str, without: &'static str },
+    #[error("{what} of {device} makes no sense {without}")]
+    PointlessOf { device: String, what: &'static str, without: &'static str },
     #[error("there is no {} board in this program; it has {has}", .wanted.name())]
     NoBoardFor { wanted: Arch, has: String },
     #[error("board '{board}' is an {} machine, and --arch asks for {}; leave one of them out", .is.name(), .wanted.name())]
     OtherArch { board: String, is: Arch, wanted: Arch },
     #[error("{first} and {second} are both called '{id}'; give one of them another id")]
     SameId { first: String, second: String, id: String },
-    #[error("{first} and {second} both want the TAP interface '{tap}'; give each its own")]
-    SameTap { first: String, second: String, tap: String },
+    #[error("{first} and {second} both want {interface}; give each its own")]
+    SameInterface { first: String, second: String, interface: String },
+    #[error(
+        "net '{id}' has {queues} pairs of queues and {has} open files; give it one fd for each pair, fd=A:B:…"
+    )]
+    FdsOfNet { id: String, queues: u16, has: usize },
     #[error("the name of {0} is empty")]
     EmptyPath(String),
     #[error("there is no kernel to start; give one with --kernel FILE")]
@@ -207,6 +169,9 @@ impl ConfigError {
 
 const MEMORY: u64 = 512 << 20;
 
+/// Of legacy virtio with pages of 4 KiB: their numbers have 32 bits.
+const LEGACY_REACH: u8 = 44;
+
 /// The smallest page of any host.
 const PAGE: u64 = 4096;
 
@@ -215,7 +180,7 @@ const PAGE: u64 = 4096;
 /// # Errors
 /// [`ConfigError`] for the first thing that makes no sense.
 pub fn settle<'b>(
-    config: Config,
+    mut config: Config,
     boards: &[&'b dyn Board],
     arch: Option<Arch>,
 ) -> Result<Settings<'b>, ConfigError> {
@@ -224,21 +189,9 @@ pub fn settle<'b>(
     let mut board_options: Vec<String> = options.map(str::to_owned).collect();
     board_options.sort_unstable();
     let hotplug = hotplug(&config)?;
-    let pci = pci(&config)?;
-    let rng = config.rng.is_none_or(|rng| rng.0).then(|| "rng0".to_owned());
-    let id =
-        |id: Option<Id>, kind: &str, index| id.map_or_else(|| format!("{kind}{index}"), |id| id.to_string());
-    let disks = config.disks.into_iter().enumerate().map(|(index, disk)| DiskSettings {
-        id: id(disk.id, "disk", index),
-        path: disk.path,
-        readonly: disk.readonly.is_some_and(|readonly| readonly.0),
-    });
-    let nets = config.nets.into_iter().enumerate().map(|(index, net)| NetSettings {
-        id: id(net.id, "net", index),
-        tap: net.tap.to_string(),
-        mac: net.mac.map(|mac| mac.0),
-    });
-    let cmdline = config.cmdline.unwrap_or_else(|| default_cmdline(&*board));
+    let pci = pci(&config, &*board)?;
+    let Devices { rng, disks, nets, console, balloon } = device_settings::settle(&mut config, &*board)?;
+    let cmdline = config.cmdline.unwrap_or_else(|| default_cmdline(&*board, console.as_ref()));
     let settings = Settings {
         board,
         board_options,
@@ -254,8 +207,10 @@ pub fn settle<'b>(
         cpus: config.cpus.map_or(1, |cpus| cpus.0),
         bits: config.pa_bits.unwrap_or_default(),
         rng,
-        disks: disks.collect(),
-        nets: nets.collect(),
+        disks,
+        nets,
+        console,
+        balloon,
     };
     settings.check_names()?;
     Ok(settings)
@@ -275,15 +230,27 @@ fn hotplug(config: &Config) -> Result<Option<MemoryHotplug>, ConfigError> {
     }
 }
 
-fn pci(config: &Config) -> Result<Option<PciConfig>, ConfigError> {
+fn pci(config: &Config, board: &dyn Board) -> Result<Option<PciConfig>, ConfigError> {
     let window = config.pci_window.map(|window| window.0);
     match config.pci {
+        _ if window.is_some() && !leaves_window_open(board) => Err(ConfigError::Pointless {
+            what: "--pci-window",
+            without: "on a board that has no such window, or one of its own length",
+        }),
         Some(Switch(false)) if window.is_some() => {
             Err(ConfigError::Pointless { what: "--pci-window", without: "with --pci off" })
         }
         Some(Switch(false)) => Ok(None),
         _ => Ok(Some(PciConfig { window })),
     }
+}
+
+/// Whether the window for 64-bit BARs is as long as the user says. Where the board has no map at all, the
+/// planner says why.
+fn leaves_window_open(board: &dyn Board) -> bool {
+    let map = board.map(&MachineConfig::default(), &HostFacts::assumed());
+    let open = |part: &HighPart| matches!(part.size, Length::Bars { .. });
+    map.map_or(true, |map| map.above.parts.iter().any(open))
 }
 
 /// A board of the program, or one made for this configuration alone.
@@ -369,7 +336,10 @@ fn find_board_by_name<'b>(
 }
 
 /// Where the kernel speaks, and that it gives up rather than hang when it is lost.
-fn default_cmdline(board: &dyn Board) -> String {
+fn default_cmdline(board: &dyn Board, console: Option<&ConsoleSettings>) -> String {
+    if console.is_some_and(|console| console.to == ConsoleTo::Stdio) {
+        return "console=hvc0 panic=-1".into();
+    }
     let console = board.fixtures().into_iter().find_map(|fixture| match fixture.request.kind.as_str() {
         "pl011" => Some("console=ttyAMA0 "),
         "uart16550" => Some("console=ttyS0 "),
@@ -389,15 +359,24 @@ impl Settings<'_> {
         if let Some(disk) = self.disks.iter().find(|disk| empty(&disk.path)) {
             return Err(ConfigError::EmptyPath(format!("the file of disk '{}'", disk.id)));
         }
-        let rng = self.rng.iter().map(|id| (id, "the random number generator".to_owned()));
+        let console = self.console.as_ref().map(|console| &console.to);
+        if matches!(console, Some(ConsoleTo::File(path)) if empty(path)) {
+            return Err(ConfigError::EmptyPath("the file of the virtio console".into()));
+        }
+        let named = |what: &str| what.to_owned();
+        let rng = self.rng.iter().map(|rng| (&rng.id, named("the random number generator")));
         let disks = self.disks.iter().map(|disk| (&disk.id, format!("the disk {}", disk.path.display())));
-        let nets = self.nets.iter().map(|net| (&net.id, format!("the net on {}", net.tap)));
-        if let Some((first, second, id)) = twice(rng.chain(disks).chain(nets)) {
+        let nets = self.nets.iter().map(|net| (&net.id, format!("the net on {}", net.interface)));
+        let console = self.console.iter().map(|console| (&console.id, named("the virtio console")));
+        let balloon = self.balloon.iter().map(|balloon| (&balloon.id, named("the balloon")));
+        if let Some((first, second, id)) = twice(rng.chain(disks).chain(nets).chain(console).chain(balloon)) {
             return Err(ConfigError::SameId { first, second, id: id.clone() });
         }
-        let taps = self.nets.iter().map(|net| (&net.tap, format!("net '{}'", net.id)));
-        if let Some((first, second, tap)) = twice(taps) {
-            return Err(ConfigError::SameTap { first, second, tap: tap.clone() });
+        let interfaces: Vec<(String, String)> = self.nets.iter().flat_map(interfaces).collect();
+        if let Some((first, second, interface)) = twice(interfaces.iter().map(|(of, net)| (of, net.clone())))
+        {
+            let interface = interface.clone();
+            return Err(ConfigError::SameInterface { first, second, interface });
         }
         Ok(())
     }
@@ -418,6 +397,27 @@ impl Settings<'_> {
         Err(ConfigError::Amount(refused))
     }
 
+    fn transports(&self) -> impl Iterator<Item = Transport> {
+        let rng = self.rng.iter().map(|rng| rng.transport);
+        let disks = self.disks.iter().map(|disk| disk.transport);
+        let nets = self.nets.iter().map(|net| net.transport);
+        let console = self.console.iter().map(|console| console.transport);
+        let balloon = self.balloon.iter().map(|balloon| balloon.transport);
+        rng.chain(disks).chain(nets).chain(console).chain(balloon)
+    }
+
+    /// How many address bits a queue's place has over `transport`. `None`: no limit.
+    pub fn reach_over(&self, transport: Transport) -> Option<u8> {
+        // virtio 1.2, 4.2.4: the driver says how large a page is, and only the user knows what it will say.
+        let mmio = || self.queue_reach.unwrap_or(LEGACY_REACH).max(LEGACY_REACH);
+        match transport {
+            Transport::Mmio | Transport::Pci => None,
+            Transport::MmioLegacy => Some(mmio()),
+            // 4.1.5.1.3: its pages have 4 KiB whatever the guest's have.
+            Transport::PciLegacy => Some(LEGACY_REACH),
+        }
+    }
+
     /// Every limit to addresses that is known, in bits, with whose it is.
     pub fn limits(&self, host: Option<&HostFacts>) -> Vec<(u8, &'static str)> {
         let assumed = HostFacts::assumed();
@@ -428,7 +428,9 @@ impl Settings<'_> {
             Bits::Of(bits) => Some((bits.get(), "allowed")),
         };
         let guest = self.guest_reach.map(|bits| (bits.get(), "the guest's reach"));
-        let queues = self.queue_reach.map(|bits| (bits, "reach of the guest's queues"));
+        let least = self.transports().filter_map(|transport| self.reach_over(transport));
+        let least = least.chain(self.queue_reach).min();
+        let queues = least.map(|bits| (bits, "reach of the guest's queues"));
         [Some((host, whose)), user, guest, queues].into_iter().flatten().collect()
     }
 
@@ -489,6 +491,15 @@ impl Settings<'_> {
             ),
             remedies: vec![remedy.into()],
         }
+    }
+}
+
+/// Each end of `net` on the host, with the net.
+fn interfaces(net: &NetSettings) -> Vec<(String, String)> {
+    let of = format!("net '{}'", net.id);
+    match &net.interface {
+        Interface::Tap(tap) => vec![(format!("the TAP interface '{tap}'"), of)],
+        Interface::Fds(fds) => fds.iter().map(|fd| (format!("the open file {fd}"), of.clone())).collect(),
     }
 }
 

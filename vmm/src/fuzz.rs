@@ -78,6 +78,7 @@ pub fn request(bytes: &[u8]) {
         pci: bytes.maybe(|bytes| PciConfig { window: bytes.maybe(Bytes::size) }),
         queue_reach: bytes.maybe(Bytes::byte),
         devices: (0..bytes.byte() % 40).map(|index| bytes.device(index)).collect(),
+        alternatives: Vec::new(),
     };
     let planned = plan(&board, &config, &facts);
     holds(&planned);

@@ -78,7 +78,7 @@ fn diff(
         _ => return Err(Failure::Format("what moved is told as --format table or json".into())),
     };
     let [before, after] = files else { unreachable!("--diff takes two files") };
-    compare::diff(before, after, boards, host, format)
+    compare::diff(before, after, boards, host, &|| kvm::host_facts().ok(), format)
 }
 
 fn probe(args: &cli::ProbeArgs, boards: &[&dyn Board]) -> Result<Exit, Failure> {

@@ -48,6 +48,9 @@ pub struct MapDevice {
     pub function: Option<u8>,
     /// Of a PCI function: its configuration space, then its BARs.
     pub windows: Vec<Span>,
+    /// It is for drivers from before virtio 1.0.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
     pub pin: Option<u32>,
     pub level: Option<bool>,
 }
@@ -111,6 +114,14 @@ impl MapRegion {
     }
 }
 
+impl MapDevice {
+    /// With what is told of its drivers, if they are not the usual ones.
+    fn whole_kind(&self) -> String {
+        let legacy = if self.legacy { ", legacy" } else { "" };
+        format!("{}{legacy}", self.kind)
+    }
+}
+
 impl Map {
     /// What of `plan` a guest can see, for a machine that `settings` want.
     pub fn new(plan: &Plan, settings: &Settings<'_>) -> Self {
@@ -135,6 +146,7 @@ impl Map {
                 kind: device.kind.clone(),
                 function: device.function,
                 windows: device.slot.windows.iter().copied().map(Span::from).collect(),
+                legacy: device.transport.is_legacy(),
                 pin: device.slot.irq.map(|(pin, _)| pin.0),
                 level: device.slot.irq.map(|(_, trigger)| trigger == Trigger::Level),
             })
@@ -200,8 +212,8 @@ impl Map {
         for (old, new) in pairs.filter(|(old, new)| old != new) {
             let at = old.windows.iter().chain(&new.windows).map(|window| window.base).next();
             let mut differs = |name: &str, change| found.push(Difference { name: name.into(), at, change });
-            if old.kind != new.kind {
-                differs(&old.name, Change::Kind { from: old.kind.clone(), to: new.kind.clone() });
+            if (&old.kind, old.legacy) != (&new.kind, new.legacy) {
+                differs(&old.name, Change::Kind { from: old.whole_kind(), to: new.whole_kind() });
             } else if old.level != new.level && old.pin == new.pin {
                 let text = |level| if level == Some(true) { "level" } else { "edge" }.to_owned();
                 differs(&old.name, Change::Trigger { from: text(old.level), to: text(new.level) });
@@ -219,7 +231,10 @@ impl Map {
         // What is on PCI has no region that could be there or not.
         for (list, others, appeared) in [(before, after, false), (after, before, true)] {
             let alone = list.iter().filter(|device| device.function.is_some());
-            for device in alone.filter(|device| !others.iter().any(|other| other.name == device.name)) {
+            let is_there = |device: &MapDevice| {
+                others.iter().any(|other| other.name == device.name && other.function.is_some())
+            };
+            for device in alone.filter(|device| !is_there(device)) {
                 let Some(window) = device.windows.first() else { continue };
                 let change = if appeared { Change::Appeared(*window) } else { Change::Gone(*window) };
                 found.push(Difference { name: device.name.clone(), at: Some(window.base), change });

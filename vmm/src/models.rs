@@ -6,16 +6,20 @@ use std::fs::{self, File};
 use std::io;
 use std::sync::Arc;
 
-use ambit_bus::Model;
-use ambit_device_manager::{Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity};
+use ambit_bus::{Model, Request};
+use ambit_device_manager::{Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity, Transport, pci};
+use ambit_pci::bridge::HostBridge;
 use ambit_platform::pl011::{Input, Pl011Model, Sink};
 use ambit_platform::pl031::Pl031Model;
-use ambit_virtio::device::Interface;
-use ambit_virtio::mmio::{MmioModel, request};
+use ambit_virtio::device::{Interface, VirtioDevice};
+use ambit_virtio::mmio::{self, MmioModel};
 use ambit_virtio::net::{Mac, Net, Tap, TapError};
+use ambit_virtio::pci::{self as virtio_pci, PciModel};
 use ambit_virtio::{block, net, rng};
 
-use crate::config::{NetSettings, Settings};
+use crate::config::{
+    self, Cache, DiskSettings, Engine, Limits, NetSettings, PlainSettings, QueueSize, Settings,
+};
 use crate::failure::{Exit, Failure};
 
 pub use files::{Files, FilesError, open};
@@ -23,17 +27,39 @@ pub use files::{Files, FilesError, open};
 /// The machine to plan. No file is opened.
 pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
     // What is always there comes first, so that disks and nets do not move it.
-    let rng = settings.rng.iter().map(|id| request(id, rng::KIND, Interface::Modern));
-    let disks = settings.disks.iter().map(|disk| request(&disk.id, block::KIND, Interface::Modern));
-    let nets = settings.nets.iter().map(|net| request(&net.id, net::KIND, Interface::Modern));
+    let rng = settings.rng.iter().map(|rng| (&rng.id, rng::KIND, rng.transport));
+    let disks = settings.disks.iter().map(|disk| (&disk.id, block::KIND, disk.transport));
+    let nets = settings.nets.iter().map(|net| (&net.id, net::KIND, net.transport));
+    let console = settings.console.iter().map(|console| (&console.id, CONSOLE, console.transport));
+    let balloon = settings.balloon.iter().map(|balloon| (&balloon.id, BALLOON, balloon.transport));
+    let devices = rng.chain(disks).chain(nets).chain(console).chain(balloon);
     MachineConfig {
         cpus: settings.cpus,
         memory: settings.memory,
         hotplug: settings.hotplug,
         pci: settings.pci,
         queue_reach: settings.queue_reach,
-        devices: rng.chain(disks).chain(nets).collect(),
+        alternatives: devices
+            .clone()
+            .flat_map(|(id, kind, own)| alternatives(settings, id, kind, own))
+            .collect(),
+        devices: devices.map(|(id, kind, transport)| request(settings, id, kind, transport)).collect(),
     }
+}
+
+/// What a device would ask for over each other transport.
+fn alternatives(settings: &Settings<'_>, id: &str, kind: &str, own: Transport) -> Vec<Request> {
+    let others = Transport::ALL.into_iter().filter(|other| *other != own);
+    others.map(|other| request(settings, id, kind, other)).collect()
+}
+
+const CONSOLE: &str = "virtio-console";
+const BALLOON: &str = "virtio-balloon";
+
+/// What a virtio device asks of the planner.
+fn request(settings: &Settings<'_>, id: &str, kind: &str, transport: Transport) -> Request {
+    let request = if transport.is_pci() { virtio_pci::request } else { mmio::request };
+    Request { queue_reach: settings.reach_over(transport), ..request(id, kind, interface(transport)) }
 }
 
 /// The plan of what `settings` want on `host`, or if none is known, on one like most.
@@ -71,6 +97,8 @@ pub struct Models {
 pub enum ModelsError {
     #[error("board '{board}' has a '{kind}' called '{id}', and this program has no such device")]
     Fixture { board: String, id: String, kind: String },
+    #[error("{device} cannot be had: this program has no {what}")]
+    Unknown { device: String, what: &'static str },
     #[error("{what}: {source}")]
     Host { what: String, source: io::Error },
     #[error("net '{id}': {source}")]
@@ -80,38 +108,101 @@ pub enum ModelsError {
 impl ModelsError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Fixture { .. } | Self::Tap { source: TapError::Name(_) | TapError::NotATap { .. }, .. } => {
-                Exit::BadInput
-            }
+            Self::Fixture { .. }
+            | Self::Unknown { .. }
+            | Self::Tap { source: TapError::Name(_) | TapError::NotATap { .. }, .. } => Exit::BadInput,
             Self::Host { .. } | Self::Tap { .. } => Exit::HostLacks,
         }
     }
 }
 
 /// Makes the models of `settings`, with `disks` as [`open`] gave them. What the guest says on its console
-/// goes to `output`. Interfaces are created here if need be, so this comes after everything that can be
+/// goes to `output`; `plan` says whether there is a host bridge. Interfaces are created here if need be, so this comes after everything that can be
 /// refused without.
 ///
 /// # Errors
 /// [`ModelsError`] for the first one that cannot be made.
-pub fn make(settings: &Settings<'_>, disks: Vec<File>, output: Sink) -> Result<Models, ModelsError> {
+pub fn make(
+    settings: &Settings<'_>,
+    plan: &Plan,
+    disks: Vec<File>,
+    output: Sink,
+) -> Result<Models, ModelsError> {
+    if let Some((device, what)) = unknown(settings) {
+        return Err(ModelsError::Unknown { device, what });
+    }
     let Models { mut all, console } = fixtures(&*settings.board, output)?;
-    if let Some(id) = &settings.rng {
+    if plan.device(pci::BRIDGE).is_some_and(|device| device.function == Some(0)) {
+        all.push(Arc::new(HostBridge::new(pci::BRIDGE)));
+    }
+    if let Some(PlainSettings { id, transport }) = &settings.rng {
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
-        all.push(Arc::new(MmioModel::new(id, rng::KIND, Interface::Modern, rng::Rng::new(id, source))));
+        all.push(over(*transport, id, rng::KIND, rng::Rng::new(id, source)));
     }
     for (disk, file) in settings.disks.iter().zip(disks) {
         let block = block::Block::new(&disk.id, file, disk.readonly)
             .map_err(|source| lacks(&format!("disk '{}' has no end", disk.id), source))?;
-        all.push(Arc::new(MmioModel::new(&disk.id, block::KIND, Interface::Modern, block)));
+        all.push(over(disk.transport, &disk.id, block::KIND, block));
     }
     for net in &settings.nets {
-        let tap = Tap::open(&net.tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
-        let card = Net::new(&net.id, tap, mac(net));
-        all.push(Arc::new(MmioModel::new(&net.id, net::KIND, Interface::Modern, card)));
+        // Nets with open files are refused above.
+        let config::Interface::Tap(tap) = &net.interface else { continue };
+        let tap = Tap::open(tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
+        all.push(over(net.transport, &net.id, net::KIND, Net::new(&net.id, tap, mac(net))));
     }
     Ok(Models { all, console })
+}
+
+/// `device` as the guest reaches it.
+fn over(
+    transport: Transport,
+    id: &str,
+    kind: &'static str,
+    device: impl VirtioDevice + 'static,
+) -> Arc<dyn Model> {
+    let interface = interface(transport);
+    if transport.is_pci() {
+        Arc::new(PciModel::new(id, kind, interface, device))
+    } else {
+        Arc::new(MmioModel::new(id, kind, interface, device))
+    }
+}
+
+fn interface(transport: Transport) -> Interface {
+    if transport.is_legacy() { Interface::Legacy } else { Interface::Modern }
+}
+
+/// The first thing that can be planned and that this program has no code for, with the device it is wanted of.
+fn unknown(settings: &Settings<'_>) -> Option<(String, &'static str)> {
+    let rng = settings.rng.iter().map(|rng| (&rng.id, None));
+    let disks = settings.disks.iter().map(|disk| (&disk.id, unknown_of_disk(disk)));
+    let nets = settings.nets.iter().map(|net| (&net.id, unknown_of_net(net)));
+    let console = settings.console.iter().map(|console| (&console.id, Some("virtio consoles")));
+    let balloon = settings.balloon.iter().map(|balloon| (&balloon.id, Some("balloons")));
+    let mut all = rng.chain(disks).chain(nets).chain(console).chain(balloon);
+    all.find_map(|(id, what)| Some((id.clone(), what?)))
+}
+
+fn unknown_of_disk(disk: &DiskSettings) -> Option<&'static str> {
+    match disk {
+        _ if disk.queues != 1 => Some("disks with several queues"),
+        _ if disk.queue_size != QueueSize::default().0 => Some("disks with queues of another size than 256"),
+        _ if disk.cache != Cache::Writeback => Some("disks with another cache than writeback"),
+        _ if disk.engine != Engine::Sync => Some("disks with another engine than sync"),
+        _ if disk.limits != Limits::default() => Some("limits for disks"),
+        _ => None,
+    }
+}
+
+fn unknown_of_net(net: &NetSettings) -> Option<&'static str> {
+    match net {
+        _ if matches!(net.interface, config::Interface::Fds(_)) => Some("nets on open files"),
+        _ if net.queues != 1 => Some("nets with several pairs of queues"),
+        _ if net.queue_size != QueueSize::default().0 => Some("nets with queues of another size than 256"),
+        _ if net.rx != Limits::default() || net.tx != Limits::default() => Some("limits for nets"),
+        _ => None,
+    }
 }
 
 fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
@@ -146,17 +237,26 @@ fn lacks(what: &str, source: io::Error) -> ModelsError {
 /// The user's, or one that stays the same on this host and differs between hosts and interfaces.
 fn mac(net: &NetSettings) -> Mac {
     let host = || fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    net.mac.map_or_else(|| Mac::for_id(&format!("{}{}", host(), net.tap)), Mac)
+    let interface = match &net.interface {
+        config::Interface::Tap(name) => name,
+        // A number says nothing of the interface.
+        config::Interface::Fds(_) => &net.id,
+    };
+    net.mac.map_or_else(|| Mac::for_id(&format!("{}{interface}", host())), Mac)
 }
 
 #[cfg(test)]
 mod tests {
+    use ambit_bus::{Bar, BarSpace, Needs};
+
     use super::*;
     use crate::config::{Config, settle};
     use crate::toy::PC;
 
     fn net(tap: &str) -> NetSettings {
-        NetSettings { id: "net0".into(), tap: tap.into(), mac: None }
+        let said = format!("{tap},id=net0").parse().unwrap();
+        let settings = settle(Config { nets: vec![said], ..Config::default() }, &[&PC], None).unwrap();
+        settings.nets[0].clone()
     }
 
     #[test]
@@ -165,20 +265,83 @@ mod tests {
         let native = ambit_aarch64::native();
         let settings = settle(Config { disks: vec![disk], ..Config::default() }, &[&native], None).unwrap();
 
-        let models = make(&settings, vec![tempfile::tempfile().unwrap()], Box::new(|_| {})).unwrap();
+        let plan = plan(&settings, None).unwrap();
+        let models = make(&settings, &plan, vec![tempfile::tempfile().unwrap()], Box::new(|_| {})).unwrap();
 
         let fixtures = native.fixtures().into_iter().map(|fixture| fixture.request);
-        let planned: Vec<_> = fixtures.chain(machine_config(&settings).devices).collect();
+        let bridge = fixtures.chain([HostBridge::new(pci::BRIDGE).request()]);
+        let planned: Vec<_> = bridge.chain(machine_config(&settings).devices).collect();
         let asked: Vec<_> = models.all.iter().map(|model| model.request()).collect();
         assert_eq!(asked, planned);
+        let placed: Vec<_> = plan.devices.iter().map(|it| (it.id.clone(), it.kind.clone())).collect();
+        assert_eq!(planned.into_iter().map(|it| (it.id, it.kind)).collect::<Vec<_>>(), placed);
         assert!(models.console.is_some());
+    }
+
+    fn settled(disk: &str) -> Settings<'static> {
+        let config = Config { disks: vec![disk.parse().unwrap()], ..Config::default() };
+        settle(config, &[&PC], None).unwrap()
+    }
+
+    #[test]
+    fn a_device_asks_for_what_its_transport_takes() {
+        let asked = |transport: &str| {
+            let mut devices = machine_config(&settled(&format!("a,transport={transport}"))).devices;
+            let disk = devices.pop().unwrap();
+            (disk.needs, disk.queue_reach, disk.description.node.clone())
+        };
+        let window = || mmio::request("", "", Interface::Modern).needs;
+        let bar = |size, space| Bar { size, space };
+        let registers = bar(0x4000, BarSpace::Mmio32);
+
+        assert_eq!(asked("mmio"), (window(), None, "virtio_mmio".into()));
+        assert_eq!(asked("mmio-legacy"), (window(), Some(44), "virtio_mmio".into()));
+        assert_eq!(asked("pci"), (Needs::Pci { bars: vec![registers] }, None, String::new()));
+        let bars = vec![bar(0x80, BarSpace::Io), registers];
+        assert_eq!(asked("pci-legacy"), (Needs::Pci { bars }, Some(44), String::new()));
+    }
+
+    #[test]
+    fn every_other_transport_of_a_device_may_be_a_remedy() {
+        let machine = machine_config(&settled("a,transport=pci"));
+
+        let of = |request: &Request| Transport::of(&request.needs, request.queue_reach);
+        let disks = machine.alternatives.iter().filter(|other| other.id == "disk0");
+        assert_eq!(
+            disks.map(of).collect::<Vec<_>>(),
+            [Transport::Mmio, Transport::MmioLegacy, Transport::PciLegacy]
+        );
+    }
+
+    #[test]
+    fn what_this_program_has_no_code_for_is_refused_before_anything_is_made() {
+        let error = |disk: &str| {
+            let settings = settled(disk);
+            let plan = plan(&settings, None);
+            let files = vec![tempfile::tempfile().unwrap()];
+            let refused = make(&settings, &plan.unwrap(), files, Box::new(|_| {})).err().unwrap();
+            (refused.to_string(), refused.exit())
+        };
+
+        assert_eq!(
+            error("a,cache=none"),
+            (
+                "disk0 cannot be had: this program has no disks with another cache than writeback".into(),
+                Exit::BadInput
+            )
+        );
+        assert_eq!(
+            error("a,id=x,iops=5"),
+            ("x cannot be had: this program has no limits for disks".into(), Exit::BadInput)
+        );
     }
 
     #[test]
     fn a_fixture_that_this_program_does_not_have_is_named() {
         let settings = settle(Config::default(), &[&PC], None).unwrap();
 
-        let error = make(&settings, Vec::new(), Box::new(|_| {})).err().unwrap();
+        let plan = plan(&settings, None).unwrap();
+        let error = make(&settings, &plan, Vec::new(), Box::new(|_| {})).err().unwrap();
 
         assert_eq!(
             error.to_string(),

@@ -89,7 +89,8 @@ impl Visitor<'_> for Number {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Option<u64>, E> {
-        self.checked(number, None)
+        // 40.0 is not written as the number that would do.
+        self.checked(format!("{number:?}"), None)
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Option<u64>, E> {

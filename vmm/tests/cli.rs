@@ -115,11 +115,11 @@ board native (aarch64), 2 vCPUs, 3 GiB of memory
 36 address bits allowed, 33 asked of KVM; stage 2: 2 levels from level 2 (8 tables side by side), T0SZ 31, SL0 0, pages of 4 KiB
 
 BASE         LAST               SIZE  KIND                  NAME          INTID
-0x001000000  0x001000fff       4 KiB  pl011                 uart0            32
-0x001010000  0x001010fff       4 KiB  pl031                 rtc0             33
-0x002000000  0x002000fff       4 KiB  virtio-rng            rng0             48
-0x002001000  0x002001fff       4 KiB  virtio-blk            root             49
-0x002002000  0x002002fff       4 KiB  virtio-net            net0             50
+0x001000000  0x001000fff       4 KiB  pl011                 uart0            32  mmio
+0x001010000  0x001010fff       4 KiB  pl031                 rtc0             33  mmio
+0x002000000  0x002000fff       4 KiB  virtio-rng            rng0             48  mmio
+0x002001000  0x002001fff       4 KiB  virtio-blk            root             49  mmio
+0x002002000  0x002002fff       4 KiB  virtio-net            net0             50  mmio
 0x008000000  0x0080fffff       1 MiB  reserved              reserved.msi      -
 0x009000000  0x00900ffff      64 KiB  interrupt-controller  gic.dist          -
 0x009020000  0x00903ffff     128 KiB  interrupt-controller  gic.its           -
@@ -129,6 +129,9 @@ BASE         LAST               SIZE  KIND                  NAME          INTID
 0x03fff0000  0x03fffffff      64 KiB  pci                   pci.io            -
 0x040000000  0x0ffffffff       3 GiB  ram                   ram0              -
 0x100000000  0x13fffffff       1 GiB  pci                   pci.mmio64        -
+
+BASE         SIZE  DEVICE   KIND             NAME
+0x10000000  4 KiB  00:00.0  pci-host-bridge  pci.bridge.config  pci
 
 PIN  INTID  NAME
   0     32  uart0
@@ -160,6 +163,8 @@ fn a_plan_as_json_is_the_table() {
     // Base, size and name of each region.
     let from_table: Vec<(u64, u64, String)> = table
         .lines()
+        // Below the regions are the windows of PCI functions.
+        .take_while(|line| !line.contains("DEVICE"))
         .filter(|line| line.starts_with("0x"))
         .map(|line| {
             let cells: Vec<&str> = line.split_whitespace().collect();

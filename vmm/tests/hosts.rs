@@ -421,6 +421,18 @@ fn configurations_are_compared_on_the_host_that_is_given() {
 }
 
 #[test]
+fn what_differences_are_not_asked_with_is_refused_and_not_ignored() {
+    let desk = Desk::new();
+    desk.put("one.toml", b"");
+
+    for words in ["--memory 9G", "--config one.toml", "--strict", "--html map.html", "--arch aarch64"] {
+        let said = desk.refusal(2, &format!("plan --diff one.toml one.toml {words}"));
+        assert!(said.contains("cannot be used with"), "{words}: {said}");
+    }
+    assert_eq!(desk.done("plan --diff one.toml one.toml"), "the maps are the same\n", "it may be empty");
+}
+
+#[test]
 fn what_has_no_map_is_refused_where_differences_are_asked_for() {
     let desk = Desk::new();
     desk.put("one.toml", b"memory = '1G'\n");

@@ -4,22 +4,25 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const PLANS: [&str; 9] = [
+const PLANS: [&str; 10] = [
     "",
     "--memory 8G --cpus 4 --pa-bits 36 --disk a.img --net tap0",
     "--memory 63G --pa-bits 36 --cpus 124",
     "--memory 62G --pa-bits 36 --pci-window 4G",
     "--memory 4G --max-memory 16G --memory-slots 2 --queue-reach 44 --guest-reach linux",
     "--pci off --rng off",
+    "--disk a.img,transport=pci-legacy --net tap0,transport=pci --rng transport=mmio-legacy --console on --balloon on",
     "--board qemu-virt --cpus 300 --pa-bits 40 --memory 256G",
     "--board qemu-virt,gic-version=2 --pa-bits 36",
     "--board kvmtool --cpus 512 --pa-bits 52 --memory 1T",
 ];
-const REFUSALS: [&str; 4] = [
+const REFUSALS: [&str; 6] = [
     "--memory 64G --pa-bits 36",
     "--cpus 0",
     "--cpus 124 --board qemu-virt --pa-bits 36",
     "--memory 1G --max-memory 512M",
+    "--memory 16T --pa-bits 48 --disk a.img,transport=mmio-legacy",
+    "--pci off --disk a.img,transport=pci",
 ];
 
 fn schema() -> Value {
@@ -61,12 +64,14 @@ fn what_is_no_plan_is_not_what_the_schema_says() {
         assert_ne!(complaints(&schema(), &less), Vec::<String>::new(), "without {key}");
     }
 
-    let changes: [(&str, Value); 7] = [
+    let changes: [(&str, Value); 9] = [
         ("/schema", 2.into()),
         ("/pa_bits", 53.into()),
         ("/regions/0/base", "1000000".into()),
         ("/regions/0/kind", "thing".into()),
         ("/regions/0/status", "dropped".into()),
+        ("/devices/0/transport", "bus".into()),
+        ("/functions/0/number", 32.into()),
         ("/irqs/0/pin", (-1).into()),
         ("/diagnostics/0/code", "Not A Code".into()),
     ];

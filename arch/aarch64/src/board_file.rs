@@ -37,6 +37,7 @@
 //! base = "0x0200_0000"
 //! size = "16M"
 //! grain = "4K"
+//! transport = "mmio"              # or "mmio-legacy", "pci", "pci-legacy": of devices that do not say theirs
 //!
 //! [[fixture]]                     # merged by id; remove = true takes one away
 //! id = "uart0"

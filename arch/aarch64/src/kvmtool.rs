@@ -3,7 +3,7 @@
 //! Numbers are those of kvmtool's `arm/include/arm-common/kvm-arch.h`. Redistributors grow downward from the
 //! distributor and virtio windows upward, and here it is checked that they do not meet.
 
-use ambit_device_manager::{BoardOption, DevicePlaces, RamPlace};
+use ambit_device_manager::{BoardOption, DevicePlaces, RamPlace, Transport};
 use ambit_resources::AddressRange;
 
 use crate::gic;
@@ -37,6 +37,7 @@ fn spec() -> BoardSpec {
             pins: 2..=INTX - 1,
         },
         // Here a PL011, as the guest's console is one on every board; kvmtool has an 8250 at this place.
+        transport: Transport::Mmio,
         fixtures: vec![
             FixtureSpec { id: "uart0".into(), kind: "pl011".into(), base: 0x0100_0000, pin: Some(0) },
             FixtureSpec { id: "rtc0".into(), kind: "pl031".into(), base: 0x0101_0000, pin: Some(1) },

@@ -20,7 +20,7 @@
 //!
 //! The program has to have a model for each fixture: `uart0` of kind `pl011`, `rtc0` of kind `pl031`.
 
-use ambit_device_manager::{BoardOption, DevicePlaces, RamPlace};
+use ambit_device_manager::{BoardOption, DevicePlaces, RamPlace, Transport};
 use ambit_resources::AddressRange;
 
 use crate::gic;
@@ -63,6 +63,7 @@ fn spec() -> BoardSpec {
             grain: 0x1000,
             pins: 16..=gic::SPIS - 1,
         },
+        transport: Transport::Mmio,
         fixtures: vec![
             FixtureSpec { id: "uart0".into(), kind: "pl011".into(), base: 0x0100_0000, pin: Some(0) },
             FixtureSpec { id: "rtc0".into(), kind: "pl031".into(), base: 0x0101_0000, pin: Some(1) },

@@ -3,7 +3,7 @@
 //! Numbers are those of QEMU's `hw/arm/virt.c` (`base_memmap`, `extended_memmap`, `virt_set_memmap`). What
 //! Ambit has no device for is reserved, so that nothing else goes there.
 
-use ambit_device_manager::{BoardOption, DevicePlaces, RamPlace};
+use ambit_device_manager::{BoardOption, DevicePlaces, RamPlace, Transport};
 use ambit_resources::{AddressRange, PaBits, parse_size};
 
 use crate::gic;
@@ -65,6 +65,7 @@ fn spec() -> BoardSpec {
             grain: 0x200,
             pins: 16..=47,
         },
+        transport: Transport::Mmio,
         fixtures: vec![
             FixtureSpec { id: "uart0".into(), kind: "pl011".into(), base: 0x0900_0000, pin: Some(1) },
             FixtureSpec { id: "rtc0".into(), kind: "pl031".into(), base: 0x0901_0000, pin: Some(2) },

@@ -7,7 +7,7 @@ use ambit_bus::{Model, Needs, Request, Trigger};
 use ambit_device_manager::{
     Above, Arch, Board, BoardOption, BootError, BootImage, DevicePlaces, Fit, Fixture, Frames, HighPart,
     HostFacts, Length, MachineConfig, MemoryMap, OptionError, PageTables, Part, Payload, PciPlaces, Place,
-    Plan, PlanError, RamPlace, RegionKind, Tree, pci,
+    Plan, PlanError, RamPlace, RegionKind, Transport, Tree, pci,
 };
 use ambit_platform::{pl011, pl031};
 use ambit_resources::{AddressRange, IrqPin, PaBits};
@@ -33,6 +33,8 @@ pub struct BoardSpec {
     /// How many pins the interrupt controller can have.
     pub pins: u32,
     pub devices: DevicePlaces,
+    /// How the guest reaches devices of which the user does not say.
+    pub transport: Transport,
     pub fixtures: Vec<FixtureSpec>,
     /// `None`: it never has PCI.
     pub pci: Option<PciSpec>,
@@ -213,6 +215,10 @@ impl Board for SpecBoard {
 
     fn with_options(&self, options: &[(String, String)]) -> Result<Box<dyn Board>, OptionError> {
         Ok(Box::new(self.with(options)?))
+    }
+
+    fn transport(&self) -> Transport {
+        self.spec.transport
     }
 
     fn map(&self, config: &MachineConfig, facts: &HostFacts) -> Result<MemoryMap, PlanError> {
@@ -412,12 +418,11 @@ fn its_part(place: ItsPlace, lowest: Option<u64>, facts: &HostFacts) -> Part {
         ItsPlace::BelowRedists => lowest.and_then(|lowest| lowest.checked_sub(gic::ITS_SIZE)),
     };
     let range = first.and_then(|first| AddressRange::new(first, gic::ITS_SIZE));
-    let place = match range.filter(|_| facts.its) {
+    let absent = |reason: &str| Place::Absent { size: gic::ITS_SIZE, reason: reason.into() };
+    let place = match range {
+        _ if !facts.its => absent("this host's KVM has no interrupt translation service"),
         Some(range) => Place::At(range),
-        None => Place::Absent {
-            size: gic::ITS_SIZE,
-            reason: "this host's KVM has no interrupt translation service".into(),
-        },
+        None => absent("there is no room for it below the redistributors"),
     };
     Part { name: gic::ITS.into(), kind: RegionKind::InterruptController, place }
 }

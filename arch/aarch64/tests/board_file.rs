@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ambit_aarch64::board_file::{BoardFile, Finding, Source, check, read, shipped, write};
 use ambit_aarch64::spec::{BoardSpec, GicSpec, RedistSpec};
 use ambit_aarch64::tree::{Change, Edit, Value};
-use ambit_device_manager::{Board, Severity};
+use ambit_device_manager::{Board, Severity, Transport};
 use ambit_resources::{AddressRange, PaBits};
 
 fn source(name: &str, text: &str) -> Source {
@@ -236,7 +236,8 @@ fn a_refusal_says_where_what_and_what_instead() {
         ),
         ("[ram]\nbse = 1", "2:1: error: unknown key 'bse' in [ram]; help: did you mean 'base'?"),
         ("gik = 1", "1:1: error: unknown key 'gik'; help: did you mean 'gic'?"),
-        ("width = 31", "1:9: error: width is 31, and possible are 32 to 52; help: write 52"),
+        ("width = 31", "1:9: error: width is 31, and possible are 32 to 52; help: write 32"),
+        ("[gic]\nversion = 1", "2:11: error: [gic] version is 1, and possible are 2 to 4; help: write 2"),
         (
             "[gic]\ndist = \"0x0900_1000\"",
             "2:8: error: [gic] dist is 0x0900_1000, which is no multiple of 64 KiB; help: write \"0x0900_0000\" \
@@ -629,4 +630,27 @@ fn junk_has_no_end_and_what_is_said_of_it_has() {
         "b.toml:2:12: error: reserved has 30000 entries, and 1024 are the most; help: join some of them\n"
     );
     assert!(refused(&deep).contains("this is not TOML"), "{}", refused(&deep));
+}
+
+#[test]
+fn a_board_says_how_its_devices_are_reached() {
+    let said = |text: &str| spec(&format!("inherit = \"native\"\nname = \"mine\"\n{text}"));
+
+    assert_eq!(said("").transport, Transport::Mmio);
+    let pci = said("[devices]\ntransport = \"pci-legacy\"");
+    assert_eq!((pci.transport, &pci.devices), (Transport::PciLegacy, &said("").devices));
+    assert!(write(&pci).contains("transport = \"pci-legacy\"\n"), "{}", write(&pci));
+    assert_eq!(
+        refused("inherit = \"native\"\n[devices]\ntransport = \"pcie\""),
+        "b.toml:3:13: error: [devices] transport is 'pcie', which is no transport; help: did you mean 'pci'?\n"
+    );
+}
+
+#[test]
+fn a_board_without_pci_reaches_no_device_over_it() {
+    assert_eq!(
+        checked("inherit = \"native\"\nname = \"mine\"\npci = false\n[devices]\ntransport = \"pci-legacy\""),
+        "b.toml:5:13: error: devices are reached over pci-legacy, and the board has no PCI; help: write transport = \
+         \"mmio-legacy\" in [devices]\n"
+    );
 }

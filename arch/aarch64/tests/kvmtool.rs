@@ -2,9 +2,10 @@
 
 mod proof;
 
-use ambit_aarch64::kvmtool;
+use ambit_aarch64::spec::{GicSpec, RedistSpec};
+use ambit_aarch64::{SpecBoard, gic, kvmtool};
 use ambit_bus::{Bar, BarSpace, Needs, Request};
-use ambit_device_manager::{MachineConfig, Plan, PlanError, RegionKind};
+use ambit_device_manager::{HostFacts, MachineConfig, Plan, PlanError, RegionKind};
 use ambit_resources::{AddressRange, IrqPin, SpaceError, bits_for};
 use proof::{GIB, KIB, MIB, config, function, host, place, planned, virtio, with};
 
@@ -178,4 +179,26 @@ fn there_are_224_lines() {
     config.devices.push(virtio("one-more"));
     let error = planned(&kvmtool(), &config, &host(40)).unwrap_err().error;
     assert!(matches!(error, PlanError::Irq(_)), "{error}");
+}
+
+#[test]
+fn an_its_without_room_below_the_redistributors_is_not_the_hosts_lack() {
+    let mut spec = kvmtool().spec;
+    let GicSpec::V3 { redists, .. } = &mut spec.gic else { panic!("kvmtool has a GICv3") };
+    // Room for 16, and nothing below the last of them.
+    *redists = vec![RedistSpec::Down { top: 16 * gic::REDIST_SIZE }];
+    spec.pci = None;
+    for fixture in &mut spec.fixtures {
+        fixture.base += 0x1000_0000;
+    }
+    let why = |cpus, its| {
+        let facts = HostFacts { its, ..HostFacts::assumed() };
+        let config = MachineConfig { cpus, pci: None, ..MachineConfig::default() };
+        let plan = ambit_device_manager::plan(&SpecBoard::new(spec.clone(), &[]), &config, &facts).unwrap();
+        plan.region(gic::ITS).unwrap().reason.clone()
+    };
+
+    assert_eq!(why(15, true), None);
+    assert_eq!(why(16, true).unwrap(), "there is no room for it below the redistributors");
+    assert_eq!(why(15, false).unwrap(), "this host's KVM has no interrupt translation service");
 }

@@ -4,8 +4,8 @@ mod machine;
 
 use ambit_aarch64::spec::{GicSpec, RedistSpec};
 use ambit_aarch64::{SpecBoard, native, qemu_virt};
-use ambit_bus::{Bar, BarSpace, Needs};
-use ambit_device_manager::{Board, MemoryHotplug, PciConfig, plan};
+use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
+use ambit_device_manager::{Board, MemoryHotplug, PciConfig, Transport, plan};
 use ambit_resources::AddressRange;
 use machine::{Machine, machine, virtio};
 
@@ -109,13 +109,7 @@ fn room_for_hot_plugged_memory_has_limits_of_its_own() {
 fn pci_is_refused_by_what_is_in_its_way() {
     let mut without = with_bars(&[(4096, false)]);
     without.config.pci = None;
-    refused(
-        &native(),
-        &without,
-        "gpu wants PCI, and this machine has none",
-        &["give the guest fewer devices"],
-        true,
-    );
+    refused(&native(), &without, "gpu wants PCI, and this machine has none", &["have PCI (--pci on)"], true);
 
     refused(
         &native(),
@@ -256,6 +250,167 @@ fn a_queue_that_could_not_be_named_is_refused_before_there_is_one() {
         "memory ends at 0x10003fffffff, and the guest's queues reach no address past 44 bits; a legacy driver could \
          not name its queues there",
         &["give the guest at most 16383 GiB of memory", "use modern virtio devices, which reach everywhere"],
+        false,
+    );
+}
+
+/// A device over each transport, of which the first is its own.
+fn reached(mut machine: Machine, id: &str, own: Transport, reach: u8) -> Machine {
+    let over = |transport: Transport| Request {
+        needs: match transport.is_pci() {
+            true => Needs::Pci { bars: vec![Bar { size: 0x4000, space: BarSpace::Mmio32 }] },
+            false => Needs::Board { registers: 0x200, irq: Some(Trigger::Edge) },
+        },
+        queue_reach: transport.is_legacy().then_some(reach),
+        ..virtio(id)
+    };
+    machine.config.devices.push(over(own));
+    let others = Transport::ALL.into_iter().filter(|transport| *transport != own);
+    machine.config.alternatives.extend(others.map(over));
+    machine
+}
+
+#[test]
+fn ram_that_a_legacy_device_does_not_reach_is_refused_with_the_device() {
+    let past = || machine().memory(1 << 44).bits(48);
+
+    refused(
+        &native(),
+        &reached(past(), "disk0", Transport::MmioLegacy, 44),
+        "disk0 is reached over mmio-legacy, whose drivers name queues within 44 address bits, and memory ends at \
+         0x10003fffffff",
+        &[
+            "give the guest at most 16383 GiB of memory",
+            "give disk0 transport=mmio",
+            "give disk0 transport=pci",
+        ],
+        false,
+    );
+    refused(
+        &native(),
+        &reached(past(), "net0", Transport::PciLegacy, 44),
+        "net0 is reached over pci-legacy, whose drivers name queues within 44 address bits, and memory ends at \
+         0x10003fffffff",
+        &[
+            "give the guest at most 16383 GiB of memory",
+            "give net0 transport=mmio",
+            "give net0 transport=pci",
+        ],
+        false,
+    );
+    let most = reached(machine().memory(16383 << 30).bits(48), "disk0", Transport::MmioLegacy, 44);
+    assert!(plan(&native(), &most.config, &most.facts).is_ok(), "the reach ends right above RAM");
+}
+
+#[test]
+fn only_the_devices_that_reach_too_little_are_to_change() {
+    let machine = machine().memory(1 << 44).bits(48);
+    let machine = reached(machine, "near", Transport::PciLegacy, 44);
+    let machine = reached(machine, "far", Transport::MmioLegacy, 48);
+    let machine = reached(machine, "also-near", Transport::MmioLegacy, 44);
+
+    refused(
+        &native(),
+        &machine,
+        "near is reached over pci-legacy, whose drivers name queues within 44 address bits, and memory ends at \
+         0x10003fffffff",
+        &[
+            "give the guest at most 16383 GiB of memory",
+            "give near and also-near transport=mmio",
+            "give near and also-near transport=pci",
+        ],
+        false,
+    );
+}
+
+#[test]
+fn room_for_memory_that_a_legacy_device_would_not_reach_is_refused() {
+    let mut machine = reached(machine().bits(48), "disk0", Transport::MmioLegacy, 44);
+    machine.config.hotplug = Some(MemoryHotplug { max_memory: 1 << 44, slots: 1 });
+
+    refused(
+        &native(),
+        &machine,
+        "disk0 is reached over mmio-legacy, whose drivers name queues within 44 address bits, and memory ends at \
+         0x10005fffffff",
+        &[
+            "let memory grow to at most 16775680 MiB (--max-memory)",
+            "give disk0 transport=mmio",
+            "give disk0 transport=pci",
+        ],
+        false,
+    );
+}
+
+#[test]
+fn a_device_on_pci_where_there_is_none_is_refused_with_both_ways_out() {
+    let mut machine = reached(machine(), "disk0", Transport::Pci, 44);
+    machine = reached(machine, "disk1", Transport::PciLegacy, 44);
+    machine.config.pci = None;
+
+    refused(
+        &native(),
+        &machine,
+        "disk0 wants PCI, and this machine has none",
+        &["give disk0 transport=mmio and disk1 transport=mmio-legacy", "have PCI (--pci on)"],
+        true,
+    );
+    let mut board = native();
+    board.spec.pci = None;
+    refused(
+        &board,
+        &machine,
+        "disk0 wants PCI, and this machine has none",
+        &["give disk0 transport=mmio and disk1 transport=mmio-legacy"],
+        true,
+    );
+}
+
+#[test]
+fn what_finds_no_room_on_one_bus_may_go_to_the_other() {
+    let many = |transport, count| {
+        (0..count).fold(machine(), |machine, n| reached(machine, &format!("disk{n}"), transport, 44))
+    };
+
+    refused(
+        &native(),
+        &many(Transport::Pci, 33),
+        "disk31 wants a place on PCI bus 0, and all 31 are taken",
+        &["give disk31 and disk32 transport=mmio"],
+        false,
+    );
+    refused(
+        &qemu_virt(),
+        &many(Transport::Mmio, 38),
+        "disk32 wants 512 B aligned to 512 B within [0xa000000-0xa003fff], and nothing there is free",
+        &["give disk32, disk33, disk34 and 3 more transport=pci"],
+        false,
+    );
+}
+
+#[test]
+fn an_option_that_is_refused_sooner_is_no_way_out() {
+    // Nothing alone is enough: there are too many vCPUs and too much memory.
+    let mut host = machine().bits(36).cpus(200).memory(64 * GIB);
+    host.facts.max_cpus = 100;
+    host.facts.gic_versions = vec![3];
+
+    refused(
+        &native(),
+        &host,
+        "200 vCPUs are more than 100, which is all that this host's KVM gives",
+        &["give the guest at most 100 vCPUs"],
+        false,
+    );
+
+    // With a GICv2 it would not come as far as to ask for memory.
+    let names: Vec<String> = (0..945).map(|index| format!("disk{index}")).collect();
+    refused(
+        &native(),
+        &machine().bits(36).cpus(9).memory(64 * GIB).devices(names),
+        "64 GiB of memory at [0x40000000-0x103fffffff] needs 37 physical address bits, and this host has 36, which is \
+         1 GiB too few",
+        &["give the guest at most 63 GiB of memory", "use a host with 37 bits"],
         false,
     );
 }

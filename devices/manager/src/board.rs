@@ -8,7 +8,7 @@ use ambit_bus::{Model, Request};
 use ambit_resources::{AddressRange, IrqPin, PaBits, human_size};
 use serde::{Deserialize, Serialize};
 
-use crate::{Plan, PlanError};
+use crate::{Plan, PlanError, Transport};
 
 /// One machine model. No method touches the host; the same arguments give the same answers.
 pub trait Board: Send + Sync {
@@ -33,6 +33,11 @@ pub trait Board: Send + Sync {
     /// [`OptionError`] for the first one it does not have or whose value makes no sense.
     fn with_options(&self, options: &[(String, String)]) -> Result<Box<dyn Board>, OptionError> {
         Err(OptionError::none(self.name(), options))
+    }
+
+    /// How the guest reaches devices of which the user does not say.
+    fn transport(&self) -> Transport {
+        Transport::Mmio
     }
 
     /// Where everything but the optional devices goes for this configuration.
@@ -178,6 +183,8 @@ pub struct MachineConfig {
     pub queue_reach: Option<u8>,
     /// The optional devices, in the order they are placed.
     pub devices: Vec<Request>,
+    /// What those devices ask for over other transports, for remedies to try. May be empty.
+    pub alternatives: Vec<Request>,
 }
 
 impl Default for MachineConfig {
@@ -189,6 +196,7 @@ impl Default for MachineConfig {
             pci: Some(PciConfig::default()),
             queue_reach: None,
             devices: Vec::new(),
+            alternatives: Vec::new(),
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::pci::Pci;
 use crate::plan::kept_as;
 use crate::{
     Board, DevicePlaces, Fit, Fixture, Frames, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug,
-    MemoryMap, Part, Place, Placed, Plan, PlanError, RamPlace, Region, RegionKind, Shortfall, Status, Width,
-    WidthSource,
+    MemoryMap, Part, Place, Placed, Plan, PlanError, RamPlace, Region, RegionKind, Shortfall, Status,
+    Transport, Width, WidthSource,
 };
 
 const GIB: u64 = 1 << 30;
@@ -24,14 +24,51 @@ pub const RAM: &str = "ram0";
 /// Room for RAM that is plugged later.
 pub const RAM_HOTPLUG: &str = "ram.hotplug";
 
+/// How far planning came: what is later is looked at only where all before it is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Board,
+    Cpus,
+    Memory,
+    Parts,
+    Ram,
+    Above,
+    Devices,
+    Done,
+}
+
 /// The plan, without a search for what would help if there is none.
 ///
 /// # Errors
 /// [`PlanError`] for the first thing that does not fit.
 pub fn attempt(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> Result<Plan, PlanError> {
+    staged(board, config, facts).1
+}
+
+/// The same, and how far it came.
+pub(crate) fn staged(
+    board: &dyn Board,
+    config: &MachineConfig,
+    facts: &HostFacts,
+) -> (Stage, Result<Plan, PlanError>) {
+    let mut stage = Stage::Board;
+    let planned = draw(board, config, facts, &mut stage);
+    (stage, planned)
+}
+
+fn draw(
+    board: &dyn Board,
+    config: &MachineConfig,
+    facts: &HostFacts,
+    stage: &mut Stage,
+) -> Result<Plan, PlanError> {
     check_host(facts)?;
     let map = board.map(config, facts)?;
-    check_counts(board, config, facts, &map)?;
+    *stage = Stage::Cpus;
+    check_cpus(board, config, facts, &map)?;
+    *stage = Stage::Memory;
+    check_memory(config, facts, &map)?;
+    *stage = Stage::Parts;
     let own = map.width.map(|bits| Width { bits, source: WidthSource::Board });
     let width = own.filter(|own| own.bits < facts.width.bits).unwrap_or(facts.width);
     let mut draft = Draft::new(&map, width, config.devices.len());
@@ -41,7 +78,9 @@ pub fn attempt(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> 
     for fixture in board.fixtures() {
         draft.fixture(fixture)?;
     }
+    *stage = Stage::Ram;
     let ram_top = draft.ram(config, &map.ram, facts)?;
+    *stage = Stage::Above;
     let mut next = Some(ram_top.max(map.above.floor));
     for part in &map.above.parts {
         next = draft.high(part, next, map.above.holes, config)?;
@@ -49,6 +88,7 @@ pub fn attempt(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> 
     if let Some(frames) = &map.frames {
         draft.frames(frames, config.cpus, board.name())?;
     }
+    *stage = Stage::Devices;
     let mut pci = Pci::new(&map, config, &mut draft)?;
     for request in &config.devices {
         match &request.needs {
@@ -58,6 +98,7 @@ pub fn attempt(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> 
     }
     draft.check_names()?;
     check_queues(config, &draft)?;
+    *stage = Stage::Done;
     Ok(draft.finish(board, config, facts, &map, pci.intx))
 }
 
@@ -66,7 +107,7 @@ fn check_host(facts: &HostFacts) -> Result<(), PlanError> {
     if known { Ok(()) } else { Err(PlanError::HostPages(facts.page_size)) }
 }
 
-fn check_counts(
+fn check_cpus(
     board: &dyn Board,
     config: &MachineConfig,
     facts: &HostFacts,
@@ -84,13 +125,17 @@ fn check_counts(
     if let Some((limit, bound)) = lowest.filter(|(limit, _)| config.cpus > *limit) {
         return Err(PlanError::TooManyCpus { wanted: config.cpus, limit, bound });
     }
+    Ok(())
+}
+
+fn check_memory(config: &MachineConfig, facts: &HostFacts, map: &MemoryMap) -> Result<(), PlanError> {
     if config.memory == 0 {
         return Err(PlanError::NoMemory);
     }
-    if let Some(room) = config.hotplug {
-        check_slots(room, config.memory, facts, &map.ram)?;
+    match config.hotplug {
+        Some(room) => check_slots(room, config.memory, facts, &map.ram),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn check_slots(room: MemoryHotplug, memory: u64, facts: &HostFacts, ram: &RamPlace) -> Result<(), PlanError> {
@@ -112,12 +157,37 @@ fn check_slots(room: MemoryHotplug, memory: u64, facts: &HostFacts, ram: &RamPla
     }
 }
 
+/// The machine's own reach first, then that of the device that reaches least.
 fn check_queues(config: &MachineConfig, draft: &Draft) -> Result<(), PlanError> {
-    let Some(bits) = config.queue_reach else { return Ok(()) };
-    let ram =
-        draft.regions.iter().filter(|region| matches!(region.kind, RegionKind::Ram | RegionKind::RamHotplug));
-    let last = ram.filter_map(|region| region.range).map(AddressRange::last).max().unwrap_or(0);
-    if bits_for(last) > bits { Err(PlanError::QueueReach { last, bits }) } else { Ok(()) }
+    let last = last_of_ram(&draft.regions);
+    if let Some(bits) = config.queue_reach.filter(|bits| bits_for(last) > *bits) {
+        return Err(PlanError::QueueReach { last, bits });
+    }
+    let least = config.devices.iter().min_by_key(|request| request.queue_reach.unwrap_or(u8::MAX));
+    least.map_or(Ok(()), |request| check_reach(request, &draft.regions))
+}
+
+/// Whether the queues of `request` reach all RAM that is there or may come.
+///
+/// # Errors
+/// [`PlanError::DeviceReach`] if not.
+pub(crate) fn check_reach(request: &Request, regions: &[Region]) -> Result<(), PlanError> {
+    let last = last_of_ram(regions);
+    match request.queue_reach {
+        Some(bits) if bits_for(last) > bits => Err(PlanError::DeviceReach {
+            device: request.id.clone(),
+            transport: Transport::of(&request.needs, request.queue_reach),
+            bits,
+            last,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn last_of_ram(regions: &[Region]) -> u64 {
+    let is_ram = |kind| matches!(kind, RegionKind::Ram | RegionKind::RamHotplug);
+    let ram = regions.iter().filter(|region| is_ram(region.kind));
+    ram.filter_map(|region| region.range).map(AddressRange::last).max().unwrap_or(0)
 }
 
 /// A plan that is being made.
@@ -442,6 +512,7 @@ impl Draft {
             function,
             id: request.id.clone(),
             kind: request.kind.clone(),
+            transport: Transport::of(&request.needs, request.queue_reach),
             description: Arc::clone(&request.description),
         });
     }

@@ -2,7 +2,7 @@
 
 use ambit_resources::{AddressRange, IrqError, SpaceError, human_size};
 
-use crate::{Width, WidthSource};
+use crate::{Transport, Width, WidthSource};
 
 /// Why there is no such machine. Each names the object, the need and the limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,12 @@ pub enum PlanError {
          a legacy driver could not name its queues there"
     )]
     QueueReach { last: u64, bits: u8 },
+    /// `last`: of RAM that is there or may be plugged.
+    #[error(
+        "{device} is reached over {transport}, whose drivers name queues within {bits} address bits, \
+         and memory ends at {last:#x}"
+    )]
+    DeviceReach { device: String, transport: Transport, bits: u8, last: u64 },
     #[error("two parts of the machine are called '{0}'; give the device another id")]
     DuplicateId(String),
     #[error("{owner} at {wanted} needs {needed} physical address bits, and {}", limit_text(*.width))]
@@ -108,7 +114,7 @@ impl PlanError {
             Self::HotplugBelowMemory { .. } => "max-memory-below-memory",
             Self::MemorySlots { .. } => "memory-slots",
             Self::HotplugBeyondWidth { .. } => "hotplug-beyond-width",
-            Self::QueueReach { .. } => "ram-beyond-queue-reach",
+            Self::QueueReach { .. } | Self::DeviceReach { .. } => "ram-beyond-queue-reach",
             Self::DuplicateId(_) => "duplicate-id",
             Self::WindowBeyondWidth { .. } => "window-beyond-width",
             Self::HostLacks { .. } => "host-lacks",

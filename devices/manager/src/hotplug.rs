@@ -1,11 +1,12 @@
 //! PCI functions that come into a plan and leave it while the guest runs.
 
 use ambit_bus::{Needs, Request};
-use ambit_resources::{AddressRange, AddressSpace, PaBits, bits_for};
+use ambit_resources::{AddressSpace, PaBits};
 
+use crate::draft::check_reach;
 use crate::pci::{DEVICES, WIRES, function};
 use crate::plan::kept_as;
-use crate::{Placed, Plan, PlanError, RegionKind};
+use crate::{Placed, Plan, PlanError, RegionKind, Transport};
 
 impl Plan {
     /// Gives one more PCI function the lowest free place on the bus and the lowest free room for its BARs, as it
@@ -20,7 +21,7 @@ impl Plan {
         if self.has_name(&request.id) {
             return Err(PlanError::DuplicateId(request.id.clone()));
         }
-        self.check_reach(request)?;
+        check_reach(request, &self.regions)?;
         let taken: Vec<u8> = self.devices.iter().filter_map(|device| device.function).collect();
         let number = DEVICES.into_iter().find(|number| !taken.contains(number));
         let mut space = self.bars();
@@ -30,6 +31,7 @@ impl Plan {
             function: number,
             id: request.id.clone(),
             kind: request.kind.clone(),
+            transport: Transport::of(&request.needs, request.queue_reach),
             description: request.description.clone(),
         };
         Ok(self.devices.push_mut(placed))
@@ -37,7 +39,8 @@ impl Plan {
 
     /// Takes the PCI function `id` out, and its place and its room are free again. `None` if there is none.
     pub fn remove(&mut self, id: &str) -> Option<Placed> {
-        let is_it = |device: &Placed| device.function.is_some() && device.id == id;
+        let comes_and_goes = |number: u8| DEVICES.contains(&number);
+        let is_it = |device: &Placed| device.function.is_some_and(comes_and_goes) && device.id == id;
         let index = self.devices.iter().position(is_it)?;
         Some(self.devices.remove(index))
     }
@@ -61,13 +64,5 @@ impl Plan {
         });
         let wire = !self.intx.is_empty() && WIRES.contains(&name);
         part || wire || self.device(name).is_some()
-    }
-
-    fn check_reach(&self, request: &Request) -> Result<(), PlanError> {
-        let Some(bits) = request.queue_reach else { return Ok(()) };
-        let is_ram = |kind| matches!(kind, RegionKind::Ram | RegionKind::RamHotplug);
-        let ram = self.regions.iter().filter(|region| is_ram(region.kind));
-        let last = ram.filter_map(|region| region.range).map(AddressRange::last).max().unwrap_or(0);
-        if bits_for(last) > bits { Err(PlanError::QueueReach { last, bits }) } else { Ok(()) }
     }
 }

@@ -14,6 +14,7 @@ mod manager;
 pub mod pci;
 mod plan;
 mod remedy;
+mod transport;
 mod windows;
 
 pub use board::{
@@ -26,3 +27,4 @@ pub use error::{PlanError, limit_text};
 pub use manager::{BuildError, Decoded, DeviceManager, NotThere, Outcome};
 pub use plan::{Diagnostic, Placed, Plan, Refusal, Region, Severity, Shortfall, Status, plan};
 pub use remedy::{Remedy, whole_pages};
+pub use transport::Transport;

@@ -1,6 +1,7 @@
 //! PCI on paper: a place on bus 0 for each function, and one in a window for each BAR.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ambit_bus::{Bar, BarSpace, Needs, Request, Slot, Trigger};
 use ambit_resources::{AddressRange, AddressSpace, IrqPin, PaBits};
@@ -16,6 +17,10 @@ pub const IO: &str = "pci.io";
 pub const MMIO32: &str = "pci.mmio32";
 /// Room for BARs of 64 bits.
 pub const MMIO64: &str = "pci.mmio64";
+
+/// The host bridge: function 0 of bus 0, wherever there is configuration space.
+pub const BRIDGE: &str = "pci.bridge";
+pub const BRIDGE_KIND: &str = "pci-host-bridge";
 
 /// What one bus takes of the configuration space, in bytes.
 pub const BUS_SIZE: u64 = 1 << 20;
@@ -55,6 +60,9 @@ impl Pci {
                 }
             }
         }
+        if let Some(ecam) = part(&draft.regions, ECAM).and_then(|region| region.range) {
+            draft.placed(&bridge(), Slot { windows: vec![config_space(ecam, 0)], irq: None }, Some(0));
+        }
         Ok(Self { next: *DEVICES.start(), bars: AddressSpace::new(PaBits::MAX), intx })
     }
 
@@ -87,9 +95,7 @@ pub(crate) fn function(
     let ecam = part(regions, ECAM).and_then(|region| region.range);
     let ecam = ecam.ok_or_else(|| PlanError::NoPci(owner.into()))?;
     let number = number.ok_or_else(|| PlanError::NoFunction(owner.into()))?;
-    let config = AddressRange::new(ecam.first() + u64::from(number) * DEVICE_SIZE, CONFIG_SIZE)
-        .expect("a place within the configuration space is no end of all addresses");
-    let mut windows = vec![config];
+    let mut windows = vec![config_space(ecam, number)];
     for (index, bar) in bars.iter().enumerate() {
         windows.push(place(owner, index, *bar, regions, space)?);
     }
@@ -97,6 +103,23 @@ pub(crate) fn function(
     let pin = intx.get(usize::from(number) % WIRES.len());
     let irq = pin.map(|pin| (*pin, Trigger::Level));
     Ok(Slot { windows, irq })
+}
+
+/// What the host bridge asks for: it has no BARs and interrupts nobody.
+fn bridge() -> Request {
+    Request {
+        id: BRIDGE.into(),
+        kind: BRIDGE_KIND.into(),
+        needs: Needs::Pci { bars: Vec::new() },
+        description: Arc::default(),
+        queue_reach: None,
+    }
+}
+
+/// Of function 0 of the device with this number on bus 0.
+fn config_space(ecam: AddressRange, number: u8) -> AddressRange {
+    AddressRange::new(ecam.first() + u64::from(number) * DEVICE_SIZE, CONFIG_SIZE)
+        .expect("a place within the configuration space is no end of all addresses")
 }
 
 fn place(

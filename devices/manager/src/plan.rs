@@ -6,9 +6,9 @@ use ambit_bus::{Description, Slot};
 use ambit_resources::{AddressRange, AddressSpace, IrqPin, IrqPool, PaBits};
 use serde::{Deserialize, Serialize};
 
-use crate::draft::attempt;
+use crate::draft::{Stage, staged};
 use crate::remedy::{Remedy, remedies};
-use crate::{Arch, Board, HostFacts, MachineConfig, PageTables, PlanError, RegionKind, Width};
+use crate::{Arch, Board, HostFacts, MachineConfig, PageTables, PlanError, RegionKind, Transport, Width};
 
 /// Every address and every pin of one machine. Made once by [`plan`], then only read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,8 @@ pub struct Placed {
     pub id: String,
     pub kind: String,
     pub slot: Slot,
-    /// For a PCI function: its number on bus 0, 1 to 31.
+    pub transport: Transport,
+    /// For a PCI function: its number on bus 0. 0 is the host bridge, others have 1 to 31.
     pub function: Option<u8>,
     pub description: Arc<Description>,
 }
@@ -141,14 +142,15 @@ impl Refusal {
 /// # Errors
 /// [`Refusal`] for the first thing that does not fit.
 pub fn plan(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> Result<Plan, Refusal> {
-    let mut plan = attempt(board, config, facts).map_err(|error| {
+    let (reached, planned) = staged(board, config, facts);
+    let mut plan = planned.map_err(|error| {
         let code = error.code();
-        let mut found = remedies(board, config, facts, &Result::is_ok);
+        let mut found = remedies(board, config, facts, &|_, tried| tried.is_ok());
         if found.is_empty() {
-            // There is more than one thing wrong.
-            let gone = |tried: &Result<Plan, PlanError>| match tried {
+            // There is more than one thing wrong. What is refused sooner than before is not known to be better.
+            let gone = |stage: Stage, tried: &Result<Plan, PlanError>| match tried {
                 Ok(_) => true,
-                Err(other) => other.code() != code,
+                Err(other) => other.code() != code && stage >= reached,
             };
             found = remedies(board, config, facts, &gone);
         }
@@ -169,7 +171,7 @@ fn lost(region: &Region, board: &dyn Board, config: &MachineConfig, facts: &Host
         Status::Shrunk => ("shrunk", "is smaller than it should be"),
         Status::Dropped => ("dropped", "is left out"),
     };
-    let whole = |tried: &Result<Plan, PlanError>| {
+    let whole = |_: Stage, tried: &Result<Plan, PlanError>| {
         // One that comes back and that nobody needs is kept under another name.
         let names = [region.name.clone(), kept_as(&region.name)];
         let is = |it: &Region| names.contains(&it.name) && it.status == Status::Placed;

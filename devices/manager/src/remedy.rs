@@ -1,11 +1,13 @@
 //! What would help, found by planning again: every remedy was tried before it is said.
 
-use std::fmt;
+use std::collections::BTreeSet;
+use std::{fmt, iter};
 
+use ambit_bus::Request;
 use ambit_resources::{PaBits, human_size};
 
-use crate::draft::attempt;
-use crate::{Board, HostFacts, MachineConfig, Plan, PlanError, WidthSource};
+use crate::draft::{Stage, staged};
+use crate::{Board, HostFacts, MachineConfig, Plan, PlanError, Transport, WidthSource};
 
 /// One change after which the machine fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub enum Remedy {
     /// So many bytes for the window of 64-bit BARs.
     PciWindow(u64),
     NoPci,
+    /// With PCI after all.
+    Pci,
+    /// Other transports for these devices.
+    Transports(Vec<(String, Transport)>),
     /// Drivers that speak modern virtio.
     NoQueueReach,
     /// Exactly so many bytes: whole pages.
@@ -47,6 +53,8 @@ impl fmt::Display for Remedy {
             Self::Devices(most) => write!(f, "give the guest at most {most} devices"),
             Self::PciWindow(size) => write!(f, "make the PCI window {} (--pci-window)", human_size(*size)),
             Self::NoPci => f.write_str("do without PCI (--pci off)"),
+            Self::Pci => f.write_str("have PCI (--pci on)"),
+            Self::Transports(changes) => write!(f, "give {}", changes_text(changes)),
             Self::NoQueueReach => f.write_str("use modern virtio devices, which reach everywhere"),
             Self::Pages(size) => write!(f, "give the guest {}", human_size(*size)),
             Self::Bits { bits, source } => match source {
@@ -58,6 +66,23 @@ impl fmt::Display for Remedy {
             Self::BoardOption { key, value } => write!(f, "set the board's option {key}={value}"),
         }
     }
+}
+
+/// "disk0 and disk1 transport=mmio and net0 transport=pci".
+fn changes_text(changes: &[(String, Transport)]) -> String {
+    const MOST: usize = 4;
+    let groups = Transport::ALL.into_iter().filter_map(|transport| {
+        let ids: Vec<&str> =
+            changes.iter().filter(|(_, to)| *to == transport).map(|(id, _)| id.as_str()).collect();
+        let names = match ids.as_slice() {
+            [] => return None,
+            [one] => (*one).to_owned(),
+            [most @ .., last] if ids.len() <= MOST => format!("{} and {last}", most.join(", ")),
+            _ => format!("{} and {} more", ids[..MOST - 1].join(", "), ids.len() + 1 - MOST),
+        };
+        Some(format!("{names} transport={transport}"))
+    });
+    groups.collect::<Vec<_>>().join(" and ")
 }
 
 impl Remedy {
@@ -85,12 +110,36 @@ impl Remedy {
             Self::Devices(most) => config.devices.truncate(*most),
             Self::PciWindow(size) => config.pci = Some(crate::PciConfig { window: Some(*size) }),
             Self::NoPci => config.pci = None,
-            Self::NoQueueReach => config.queue_reach = None,
+            Self::Pci => config.pci = Some(crate::PciConfig::default()),
+            Self::Transports(changes) => changes.iter().for_each(|(id, to)| change(&mut config, id, *to)),
+            Self::NoQueueReach => {
+                config.queue_reach = None;
+                let transports: Vec<(String, Transport)> = config.devices.iter().map(modern).collect();
+                transports.iter().for_each(|(id, to)| change(&mut config, id, *to));
+            }
             Self::Bits { bits, .. } => facts.width.bits = *bits,
             Self::BoardOption { .. } => {}
         }
         (config, facts)
     }
+}
+
+/// Puts the device `id` on the transport `to`, if it is known what it asks for there.
+fn change(config: &mut MachineConfig, id: &str, to: Transport) {
+    let other = config.alternatives.iter().find(|other| other.id == id && transport(other) == to);
+    let device = config.devices.iter_mut().find(|device| device.id == id);
+    if let Some((device, other)) = device.zip(other) {
+        *device = other.clone();
+    }
+}
+
+fn transport(request: &Request) -> Transport {
+    Transport::of(&request.needs, request.queue_reach)
+}
+
+/// A device, and the transport for modern drivers on its own bus.
+fn modern(device: &Request) -> (String, Transport) {
+    (device.id.clone(), Transport::new(transport(device).is_pci(), false))
 }
 
 /// The whole pages of `page` bytes around `memory`: less of it, then more.
@@ -99,8 +148,8 @@ pub fn whole_pages(memory: u64, page: u64) -> Vec<Remedy> {
     [down, memory.checked_next_multiple_of(page)].into_iter().flatten().map(Remedy::Pages).collect()
 }
 
-/// Whether what came out of planning again is good enough.
-pub(crate) type Wanted<'a> = &'a dyn Fn(&Result<Plan, PlanError>) -> bool;
+/// Whether what came out of planning again is good enough, and how far it came.
+pub(crate) type Wanted<'a> = &'a dyn Fn(Stage, &Result<Plan, PlanError>) -> bool;
 
 struct Search<'a> {
     board: &'a dyn Board,
@@ -123,18 +172,26 @@ pub(crate) fn remedies(
             return pages;
         }
     }
+    let [mmio, pci] = [false, true].map(|to_pci| search.other_bus(to_pci).or_else(|| search.modern(to_pci)));
     let found = [
         search.memory(),
         search.max_memory(),
         search.cpus(),
         search.devices(),
         search.pci_window(),
+        mmio,
+        pci,
+        search.one(Remedy::Pci, config.pci.is_none()),
         search.one(Remedy::NoQueueReach, config.queue_reach.is_some()),
         search.options(),
         search.bits(),
         search.one(Remedy::NoPci, config.pci.is_some()),
     ];
     let mut found: Vec<Remedy> = found.into_iter().flatten().collect();
+    if found.iter().any(|remedy| matches!(remedy, Remedy::Transports(_) | Remedy::Pci)) {
+        // Nobody does without a device that can be had in another way.
+        found.retain(|remedy| !matches!(remedy, Remedy::Devices(_) | Remedy::NoQueueReach));
+    }
     // To give up PCI is a way out only where there is no other.
     if found.len() > 1 {
         found.retain(|remedy| *remedy != Remedy::NoPci);
@@ -148,10 +205,15 @@ impl Search<'_> {
         match remedy {
             Remedy::BoardOption { key, value } => {
                 let board = self.board.with_options(&[(key.clone(), value.clone())]);
-                board.is_ok_and(|board| (self.wanted)(&attempt(board.as_ref(), &config, &facts)))
+                board.is_ok_and(|board| self.gives(board.as_ref(), &config, &facts))
             }
-            _ => (self.wanted)(&attempt(self.board, &config, &facts)),
+            _ => self.gives(self.board, &config, &facts),
         }
+    }
+
+    fn gives(&self, board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> bool {
+        let (stage, tried) = staged(board, config, facts);
+        (self.wanted)(stage, &tried)
     }
 
     fn one(&self, remedy: Remedy, possible: bool) -> Option<Remedy> {
@@ -200,6 +262,53 @@ impl Search<'_> {
         let most = self.config.devices.len().saturating_sub(1) as u64;
         let found = self.most(most, |count| Remedy::Devices(usize::try_from(count).unwrap_or(usize::MAX)));
         found.or_else(|| self.one(Remedy::Devices(0), !self.config.devices.is_empty()))
+    }
+
+    /// Modern drivers for as few of the legacy devices as helps: those that reach least.
+    fn modern(&self, to_pci: bool) -> Option<Remedy> {
+        let reaches: BTreeSet<u8> =
+            self.config.devices.iter().filter_map(|device| device.queue_reach).collect();
+        let to = Transport::new(to_pci, false);
+        let within = |most: u8| {
+            let legacy = self.config.devices.iter().filter(|device| device.queue_reach <= Some(most));
+            let legacy = legacy.filter(|device| device.queue_reach.is_some());
+            legacy.map(|device| (device.id.clone(), to)).collect()
+        };
+        reaches.into_iter().find_map(|most| self.transports(within(most)))
+    }
+
+    /// The other bus for as few of the devices as helps: those that come last.
+    fn other_bus(&self, to_pci: bool) -> Option<Remedy> {
+        let devices = self.config.devices.iter().rev();
+        let movable = devices.filter(|device| transport(device).is_pci() != to_pci);
+        let all: Vec<(String, Transport)> = movable
+            .map(|device| (device.id.clone(), Transport::new(to_pci, transport(device).is_legacy())))
+            .filter(|(id, to)| self.has_alternative(id, *to))
+            .collect();
+        let last = |count: usize| {
+            let mut last: Vec<_> = all.iter().take(count).cloned().collect();
+            last.reverse();
+            self.transports(last)
+        };
+        // More helps where fewer does, until there is no room on the other side.
+        let powers = iter::successors(Some(1), |count: &usize| count.checked_mul(2));
+        let mut counts = powers.take_while(|count| *count < all.len()).chain([all.len()]);
+        let (mut bad, mut good) = (0, counts.find(|count| last(*count).is_some())?);
+        while good - bad > 1 {
+            let middle = bad + (good - bad) / 2;
+            if last(middle).is_some() { good = middle } else { bad = middle }
+        }
+        last(good)
+    }
+
+    fn has_alternative(&self, id: &str, to: Transport) -> bool {
+        self.config.alternatives.iter().any(|other| other.id == id && transport(other) == to)
+    }
+
+    /// All of these or none: one that is not possible helps nobody.
+    fn transports(&self, changes: Vec<(String, Transport)>) -> Option<Remedy> {
+        let possible = !changes.is_empty() && changes.iter().all(|(id, to)| self.has_alternative(id, *to));
+        self.one(Remedy::Transports(changes), possible)
     }
 
     fn pci_window(&self) -> Option<Remedy> {

@@ -389,6 +389,9 @@ fn place_all(placer: &mut Placer, board: &Small, config: &MachineConfig, facts: 
             placer.pin(name, pin)?;
         }
     }
+    if let Some(ecam) = placer.range("pci.ecam") {
+        placer.devices.push(("pci.bridge".into(), vec![(ecam.first(), PAGE)], None));
+    }
     let (mut functions, mut windows) = (0, empty());
     for request in &config.devices {
         let id = request.id.as_str();
@@ -580,6 +583,7 @@ fn config(rng: &mut Rng) -> MachineConfig {
         pci: pci.then_some(PciConfig { window }),
         queue_reach: rng.chance(5).then_some(32),
         devices,
+        alternatives: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 mod pci;
 
 use ambit_bus::{Bar, BarSpace, Model, Needs, Request, Trigger};
-use ambit_device_manager::{HostFacts, MachineConfig, Plan, PlanError, plan};
+use ambit_device_manager::{HostFacts, MachineConfig, Plan, PlanError, Transport, plan};
 use ambit_resources::IrqPin;
 use pci::{PciBoard, RAM, card, config, planned};
 
@@ -120,6 +120,8 @@ fn a_function_whose_queues_cannot_reach_all_ram_is_not_plugged() {
     // RAM ends at 1 GiB and 64 MiB.
     let last = RAM.last();
 
-    assert_eq!(refused(&planned(&[]), &reach(30)), PlanError::QueueReach { last, bits: 30 });
+    let transport = Transport::PciLegacy;
+    let short = PlanError::DeviceReach { device: "x".into(), transport, bits: 30, last };
+    assert_eq!(refused(&planned(&[]), &reach(30)), short);
     assert!(planned(&[]).add(&reach(31)).is_ok());
 }

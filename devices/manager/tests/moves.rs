@@ -3,15 +3,22 @@
 mod pci;
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ambit_bus::bench::{BenchHost, Held};
-use ambit_bus::{BarSpace, Model};
+use ambit_bus::{Backplane, BarSpace, HostError, IrqLine, Match, Model, MsiVector, Trigger, Wired};
 use ambit_device_manager::{BuildError, Decoded, NotThere, Outcome, pci as parts};
-use ambit_resources::{AddressRange, IrqPin};
-use pci::{BARS, BELL, CONSOLE, Card, ECAM, IO, MMIO32, Machine, QUIET, RAM, card};
+use ambit_memory::GuestMemory;
+use ambit_resources::{AddressRange, IrqPin, PaBits};
+use vmm_sys_util::eventfd::EventFd;
+
+use pci::{BARS, BELL, CONSOLE, Card, ECAM, IO, MMIO32, Machine, RAM, card};
 
 const LOW: u64 = MMIO32.first();
+/// How long anything may take before it counts as hung.
+const HANG: Duration = Duration::from_secs(20);
 
 fn at(id: &str, window: u8, first: u64) -> (String, u8, u64) {
     (id.into(), window, first)
@@ -28,7 +35,11 @@ fn before_the_guest_has_placed_anything_only_configuration_spaces_answer() {
     let decoded = |id: &str, range| Decoded { id: id.into(), window: 0, range };
     assert_eq!(
         machine.manager.decoded(),
-        [decoded("console", CONSOLE), decoded("a", machine.plan.device("a").unwrap().slot.windows[0])]
+        [
+            decoded("console", CONSOLE),
+            decoded(parts::BRIDGE, machine.plan.device(parts::BRIDGE).unwrap().slot.windows[0]),
+            decoded("a", machine.plan.device("a").unwrap().slot.windows[0])
+        ]
     );
     assert_eq!([machine.byte(CONSOLE.first()), machine.byte(machine.config("a"))], [0xcc, 0x20]);
 }
@@ -99,8 +110,7 @@ fn two_windows_of_a_function_can_change_places_at_once() {
     machine.put("a", 3, Some(LOW + 0x1000));
 
     // Two vCPUs write, and the first one's move sees both.
-    let address = machine.config("a") + QUIET + 8 * 2;
-    assert_eq!(machine.manager.write(address, &(LOW + 0x1000).to_le_bytes()), Outcome::Done);
+    machine.put_quietly("a", 2, LOW + 0x1000);
     machine.put("a", 3, Some(LOW));
 
     assert_eq!(machine.placed(), [at("a", 3, LOW), at("a", 2, LOW + 0x1000)]);
@@ -320,40 +330,85 @@ fn ten_thousand_random_moves_leave_the_bus_as_the_rules_say_each_time() {
     }
 }
 
+/// A machine whose next doorbell takes until it is told.
+struct Gate {
+    bench: BenchHost,
+    inside: mpsc::Sender<()>,
+    leave: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Backplane for Gate {
+    fn memory(&self) -> GuestMemory {
+        Backplane::memory(&self.bench)
+    }
+
+    fn pa_bits(&self) -> PaBits {
+        Backplane::pa_bits(&self.bench)
+    }
+
+    fn irq(&self, pin: IrqPin, trigger: Trigger) -> Result<IrqLine, HostError> {
+        Backplane::irq(&self.bench, pin, trigger)
+    }
+
+    fn message(&self, requester: u16) -> Result<Option<MsiVector>, HostError> {
+        Backplane::message(&self.bench, requester)
+    }
+
+    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError> {
+        if write == Match::Half(0) {
+            self.inside.send(()).unwrap();
+            self.leave.lock().unwrap().recv_timeout(HANG).unwrap();
+        }
+        Backplane::doorbell(&self.bench, address, write, event)
+    }
+}
+
 #[test]
-fn vcpus_that_race_for_one_function_end_where_its_registers_say() {
-    let machine = Machine::new(&[("a", 0x20), ("b", 0x40)]);
-    // Each function has a half of its own, so that what is there last does not hang on who was first.
-    let windows = [("a", 0, 1), ("a", 0, 2), ("a", 0, 3), ("b", 0x2_0000, 1), ("b", 0x2_0000, 2)];
+fn a_move_that_waited_for_another_sees_what_was_written_meanwhile() {
+    let (inside, is_inside) = mpsc::channel();
+    let (leave, told) = mpsc::channel();
+    let gate = Gate { bench: BenchHost::new(4096), inside, leave: Mutex::new(told) };
+    let machine = Machine::on(gate, &[("a", 0x20), ("b", 0x40)]);
 
     thread::scope(|scope| {
-        for (seed, (id, half, number)) in (0..).zip(windows) {
+        scope.spawn(|| machine.put("b", 1, Some(LOW + 0x8000)));
+        is_inside.recv_timeout(HANG).unwrap();
+        scope.spawn(|| machine.put("a", 2, Some(LOW)));
+        let begun = Instant::now();
+        while machine.said("a", 2) != Some(LOW) && begun.elapsed() < HANG {
+            thread::yield_now();
+        }
+        // One that had asked the device before its turn would have done so by now.
+        thread::sleep(Duration::from_millis(20));
+        machine.put_quietly("a", 2, LOW + 0x1000);
+        leave.send(()).unwrap();
+    });
+
+    assert_eq!(machine.placed(), [at("a", 2, LOW + 0x1000), at("b", 1, LOW + 0x8000)]);
+}
+
+#[test]
+fn vcpus_that_move_everything_at_once_end_where_the_registers_say() {
+    let machine = Machine::new(&[("a", 0x20), ("b", 0x40)]);
+    let windows = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)];
+
+    thread::scope(|scope| {
+        for (half, (id, number)) in (0..).zip(windows) {
             let machine = &machine;
+            // Each has room of its own, so that where it ends does not hang on who was first.
+            let room = LOW + half * 0x8000;
             scope.spawn(move || {
-                let mut rng = Rng(seed);
-                for _ in 0..2000 {
-                    machine.put(
-                        id,
-                        number,
-                        Some(LOW + half + number * 0x8000 - 0x8000 + rng.below(2) * 0x4000),
-                    );
-                    machine.byte(LOW + half + rng.below(0x2_0000));
+                for step in 0..2000 {
+                    machine.put(id, number, Some(room + step % 2 * 0x4000));
+                    machine.byte(room);
                 }
-                machine.put(id, number, Some(LOW + half + number * 0x8000 - 0x8000));
             });
         }
     });
 
-    assert_eq!(
-        machine.placed(),
-        [
-            at("a", 1, LOW),
-            at("a", 2, LOW + 0x8000),
-            at("a", 3, LOW + 0x1_0000),
-            at("b", 1, LOW + 0x2_0000),
-            at("b", 2, LOW + 0x2_8000)
-        ]
-    );
+    let said =
+        windows.map(|(id, number)| at(id, u8::try_from(number).unwrap(), machine.said(id, number).unwrap()));
+    assert_eq!(machine.placed(), said);
 }
 
 fn open_files() -> usize {

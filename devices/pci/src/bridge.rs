@@ -78,3 +78,72 @@ impl Device for Bridge {
         self.0.reset();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ambit_bus::bench::BenchHost;
+    use ambit_resources::AddressRange;
+
+    use super::*;
+
+    fn bridge() -> Shared {
+        let slot = Slot { windows: vec![AddressRange::fixed(0x3000_0000, 4096)], irq: None };
+        HostBridge::new("pci").build(&slot, &BenchHost::new(0x1000)).unwrap()
+    }
+
+    fn dump(bridge: &Shared) -> Vec<u8> {
+        let mut bytes = vec![0xee; 4096];
+        bridge.lock().unwrap().read(Offset { window: 0, byte: 0 }, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn it_is_a_host_bridge_and_nothing_else() {
+        let dump = dump(&bridge());
+
+        let header = [0x36, 0x1b, 0x08, 0x00, 0, 0, 0, 0, 0, 0x00, 0x00, 0x06];
+        let rest = vec![0; 4096 - header.len()];
+        assert_eq!(dump, [&header[..], &rest].concat());
+    }
+
+    #[test]
+    fn it_asks_for_configuration_space_alone() {
+        let request = HostBridge::new("pci").request();
+
+        assert_eq!((request.id, request.needs), ("pci".into(), Needs::Pci { bars: vec![] }));
+    }
+
+    #[test]
+    fn nothing_that_is_written_to_it_has_an_effect() {
+        let bridge = bridge();
+        for window in [0, 1, 7, 255] {
+            for byte in 0..300 {
+                let effect = bridge.lock().unwrap().write(Offset { window, byte }, &[0xff; 4]);
+                assert_eq!(effect, Effect::None);
+            }
+        }
+
+        assert!(bridge.lock().unwrap().places().is_empty());
+    }
+
+    #[test]
+    fn other_windows_than_its_own_read_as_zero() {
+        let mut data = [0xee; 8];
+
+        bridge().lock().unwrap().read(Offset { window: 1, byte: 0 }, &mut data);
+
+        assert_eq!(data, [0; 8]);
+    }
+
+    #[test]
+    fn a_reset_gives_it_back_as_it_was() {
+        let bridge = bridge();
+        let before = dump(&bridge);
+        let _effect = bridge.lock().unwrap().write(Offset { window: 0, byte: 0 }, &[0xff; 256]);
+        assert_ne!(dump(&bridge), before);
+
+        bridge.lock().unwrap().reset();
+
+        assert_eq!(dump(&bridge), before);
+    }
+}

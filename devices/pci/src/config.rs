@@ -300,3 +300,6 @@ fn put(into: &mut [u8; SIZE], at: u8, bytes: &[u8]) {
         *byte = *new;
     }
 }
+
+#[cfg(test)]
+mod tests;

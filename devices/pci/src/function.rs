@@ -83,3 +83,6 @@ impl Function {
         self.intx.reset();
     }
 }
+
+#[cfg(test)]
+mod tests;

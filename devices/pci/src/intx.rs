@@ -72,3 +72,104 @@ impl Intx {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ambit_bus::bench::{BenchHost, PinLog};
+    use ambit_bus::{Host, Trigger};
+    use ambit_resources::IrqPin;
+
+    use super::*;
+
+    fn intx() -> (Intx, Arc<PinLog>) {
+        let host = BenchHost::new(0x1000);
+        let line = host.irq(IrqPin(5), Trigger::Level).unwrap();
+        (Intx::new(Some(line)), host.pin(IrqPin(5)))
+    }
+
+    #[test]
+    fn the_line_is_high_from_a_cause_until_all_are_taken() {
+        let (intx, pin) = intx();
+        let mut seen = vec![pin.is_high()];
+        intx.raise(1);
+        seen.push(pin.is_high());
+        intx.raise(2);
+        seen.push(pin.is_high());
+        let taken = [intx.take(), intx.take()];
+        seen.push(pin.is_high());
+
+        assert_eq!((seen, taken), (vec![false, true, true, false], [3, 0]));
+    }
+
+    // C-138.
+    #[test]
+    fn a_disabled_line_is_low_while_the_wish_stays() {
+        let (intx, pin) = intx();
+        let mut seen = Vec::new();
+        for (disabled, messages) in [(true, false), (false, true), (true, true), (false, false)] {
+            intx.gate(disabled, messages);
+            intx.raise(1);
+            seen.push((pin.is_high(), intx.is_wanted()));
+        }
+
+        assert_eq!(seen, [(false, true), (false, true), (false, true), (true, true)]);
+    }
+
+    #[test]
+    fn gating_lowers_a_line_that_is_high() {
+        let (intx, pin) = intx();
+        intx.raise(1);
+
+        intx.gate(true, false);
+
+        assert!(!pin.is_high());
+    }
+
+    #[test]
+    fn a_reset_takes_causes_and_gates_away() {
+        let (intx, pin) = intx();
+        intx.raise(1);
+        intx.reset();
+        let after = (pin.is_high(), intx.is_wanted());
+        intx.gate(true, true);
+        intx.reset();
+        intx.raise(4);
+
+        assert_eq!((after, pin.is_high()), ((false, false), true));
+    }
+
+    #[test]
+    fn without_a_wire_causes_are_kept_all_the_same() {
+        let intx = Intx::new(None);
+        intx.raise(2);
+
+        assert_eq!((intx.is_wanted(), intx.take(), intx.is_wanted()), (true, 2, false));
+    }
+
+    #[test]
+    fn a_cause_raised_while_others_are_taken_is_not_lost() {
+        let (intx, pin) = intx();
+
+        std::thread::scope(|scope| {
+            let device = scope.spawn(|| {
+                for _ in 0..5_000 {
+                    intx.raise(1);
+                    // The guest must take it, and lower the line before it is raised again.
+                    while intx.is_wanted() {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut taken = 0;
+            while !device.is_finished() {
+                taken += u32::from(intx.take());
+                std::thread::yield_now();
+            }
+            assert_eq!(taken, 5_000);
+        });
+
+        assert!(!pin.is_high());
+    }
+}

@@ -223,3 +223,6 @@ fn span(start: u32, count: usize, size: usize) -> Range<u64> {
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

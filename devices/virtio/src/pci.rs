@@ -275,3 +275,7 @@ impl Device for Virtio {
         self.function.places()
     }
 }
+
+#[cfg(test)]
+#[path = "pci/tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ambit_aarch64::SpecBoard;
 use ambit_aarch64::gic;
 use ambit_aarch64::spec::{BoardSpec, FixtureSpec, GicSpec, MakeModel, RedistSpec};
-use ambit_device_manager::{DevicePlaces, RamPlace};
+use ambit_device_manager::{DevicePlaces, RamPlace, Transport};
 use ambit_resources::AddressRange;
 
 use crate::led;
@@ -52,6 +52,7 @@ fn spec() -> BoardSpec {
         },
         pins: 64,
         devices: DevicePlaces { window: OPTIONAL, grain: 0x1000, pins: 32..=63 },
+        transport: Transport::Mmio,
         fixtures: vec![
             FixtureSpec { id: "uart0".into(), kind: "pl011".into(), base: UART, pin: Some(1) },
             FixtureSpec { id: "led0".into(), kind: led::KIND.into(), base: LED, pin: None },

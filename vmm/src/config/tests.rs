@@ -1,3 +1,6 @@
+use ambit_device_manager::Transport;
+
+use super::device_settings::Rate;
 use super::*;
 use crate::toy::{PC, TOY};
 
@@ -33,7 +36,8 @@ fn an_empty_configuration_is_a_small_machine_on_the_first_board() {
 
     assert_eq!((settings.memory, settings.cpus, settings.bits), (512 << 20, 1, Bits::Auto));
     assert_eq!(settings.board.name(), "toy");
-    assert_eq!(settings.rng.as_deref(), Some("rng0"));
+    let rng = PlainSettings { id: "rng0".into(), transport: Transport::Mmio };
+    assert_eq!((settings.rng, settings.console, settings.balloon), (Some(rng), None, None));
     assert_eq!(settings.cmdline, "console=ttyAMA0 panic=-1");
 }
 
@@ -160,4 +164,180 @@ fn without_a_host_the_plan_says_what_it_assumes() {
         said[0].message,
         "no host was asked; assumed is one with pages of 4096 bytes, 512 vCPUs and an ITS"
     );
+}
+
+#[test]
+fn devices_have_the_boards_transport_unless_they_say_theirs() {
+    let transports = |settings: &Settings<'_>| settings.transports().collect::<Vec<_>>();
+    let mut board = ambit_aarch64::native();
+    board.spec.transport = Transport::PciLegacy;
+    let on = |text: &str| settle(toml(text), &[&board], None).map(|settings| transports(&settings)).unwrap();
+    let two = "disks = [{ path = 'a' }, { path = 'b', transport = 'mmio' }]";
+
+    assert_eq!(transports(&settled(two)), [Transport::Mmio; 3]);
+    assert_eq!(on(two), [Transport::PciLegacy, Transport::PciLegacy, Transport::Mmio]);
+    assert_eq!(
+        on(&format!("pci = false\n{two}")),
+        [Transport::MmioLegacy, Transport::MmioLegacy, Transport::Mmio]
+    );
+}
+
+#[test]
+fn a_disk_says_all_there_is_of_it() {
+    let text = "path=a,id=root,readonly=off,transport=pci-legacy,queues=16,queue-size=1024,cache=none,\
+                engine=io_uring,discard=off,bandwidth=100M/s,bandwidth-burst=1G,iops=500,iops-burst=1000";
+    let config = Config { disks: vec![text.parse().unwrap()], ..Config::default() };
+
+    let settings = settle(config, &[&TOY], None).unwrap();
+
+    let rate = |per_second: u64, burst| Some(Rate { per_second: per_second.try_into().unwrap(), burst });
+    assert_eq!(
+        settings.disks,
+        [DiskSettings {
+            id: "root".into(),
+            path: "a".into(),
+            readonly: false,
+            transport: Transport::PciLegacy,
+            queues: 16,
+            queue_size: 1024,
+            cache: Cache::None,
+            engine: Engine::IoUring,
+            discard: false,
+            limits: Limits { bytes: rate(100 << 20, 1 << 30), count: rate(500, 1000) },
+        }]
+    );
+}
+
+#[test]
+fn a_disk_is_plain_unless_it_says_otherwise() {
+    let disks = settled("disks = [{ path = 'a' }, { path = 'b', readonly = true }]").disks;
+
+    let plain = DiskSettings {
+        id: "disk0".into(),
+        path: "a".into(),
+        readonly: false,
+        transport: Transport::Mmio,
+        queues: 1,
+        queue_size: 256,
+        cache: Cache::Writeback,
+        engine: Engine::Sync,
+        discard: true,
+        limits: Limits::default(),
+    };
+    let other = DiskSettings {
+        id: "disk1".into(),
+        path: "b".into(),
+        readonly: true,
+        discard: false,
+        ..plain.clone()
+    };
+    assert_eq!(disks, [plain, other]);
+}
+
+#[test]
+fn a_net_says_all_there_is_of_it() {
+    let text = "fd=7:8,id=lan,mac=52:54:00:12:34:56,transport=mmio-legacy,queue_size=512,offloads=off,\
+                mergeable=off,rx-bandwidth=1M,rx-packets=10,rx-packets-burst=5,tx-bandwidth=2M,\
+                tx-bandwidth-burst=4M,tx-packets=20/s";
+    let config = Config { nets: vec![text.parse().unwrap()], ..Config::default() };
+
+    let settings = settle(config, &[&TOY], None).unwrap();
+
+    let rate = |per_second: u64, burst| Some(Rate { per_second: per_second.try_into().unwrap(), burst });
+    assert_eq!(
+        settings.nets,
+        [NetSettings {
+            id: "lan".into(),
+            interface: Interface::Fds(vec![7, 8]),
+            mac: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+            transport: Transport::MmioLegacy,
+            queues: 2,
+            queue_size: 512,
+            offloads: false,
+            mergeable: false,
+            rx: Limits { bytes: rate(1 << 20, 0), count: rate(10, 5) },
+            tx: Limits { bytes: rate(2 << 20, 4 << 20), count: rate(20, 0) },
+        }]
+    );
+}
+
+#[test]
+fn what_a_device_says_has_to_make_sense_together() {
+    assert_eq!(
+        refusal("disks = [{ path = 'a', readonly = true, discard = true }]"),
+        "discard=on of disk 'disk0' makes no sense with readonly=on"
+    );
+    assert_eq!(
+        refusal("disks = [{ path = 'a', iops-burst = 5 }]"),
+        "iops-burst of disk 'disk0' makes no sense without iops"
+    );
+    assert_eq!(
+        refusal("nets = [{ tap = 't', id = 'x', tx-bandwidth-burst = '1M' }]"),
+        "tx-bandwidth-burst of net 'x' makes no sense without tx-bandwidth"
+    );
+    assert_eq!(
+        refusal("nets = [{ fd = '3:4', queues = 3 }]"),
+        "net 'net0' has 3 pairs of queues and 2 open files; give it one fd for each pair, fd=A:B:…"
+    );
+    assert_eq!(
+        refusal("nets = [{ fd = '3:4:5:6:7:8:9:10:11' }]"),
+        "net 'net0' has 8 pairs of queues and 9 open files; give it one fd for each pair, fd=A:B:…"
+    );
+    assert_eq!(
+        refusal("nets = [{ fd = '3:4' }, { fd = 4 }]"),
+        "net 'net0' and net 'net1' both want the open file 4; give each its own"
+    );
+    assert_eq!(
+        refusal("balloon = { id = 'x' }\nconsole = { id = 'x' }"),
+        "the virtio console and the balloon are both called 'x'; give one of them another id"
+    );
+    assert_eq!(refusal("console = { to = '' }"), "the name of the file of the virtio console is empty");
+}
+
+#[test]
+fn a_device_of_which_there_is_one_is_on_off_or_its_options() {
+    let there = |text: &str| {
+        let settings = settled(text);
+        (settings.rng.map(|it| it.id), settings.console.map(|it| it.id), settings.balloon.map(|it| it.id))
+    };
+    let id = |id: &str| Some(id.to_owned());
+
+    assert_eq!(there(""), (id("rng0"), None, None));
+    assert_eq!(there("rng = false\nconsole = 'on'\nballoon = true"), (None, id("console0"), id("balloon0")));
+    assert_eq!(there("rng = { id = 'x' }\nballoon = {}"), (id("x"), None, id("balloon0")));
+}
+
+#[test]
+fn a_virtio_console_that_the_user_sees_is_the_kernels() {
+    assert_eq!(settled("console = true").cmdline, "console=hvc0 panic=-1");
+    assert_eq!(settled("console = { to = 'log.txt' }").cmdline, "console=ttyAMA0 panic=-1");
+    let to = |text: &str| settled(text).console.unwrap().to;
+    assert_eq!(to("console = { to = 'stdio' }"), ConsoleTo::Stdio);
+    assert_eq!(to("console = { to = 'log.txt' }"), ConsoleTo::File("log.txt".into()));
+}
+
+#[test]
+fn a_legacy_queue_reaches_as_far_as_its_transport_and_the_guests_pages_allow() {
+    let reach = |text: &str| Transport::ALL.map(|transport| settled(text).reach_over(transport));
+
+    assert_eq!(reach(""), [None, Some(44), None, Some(44)]);
+    assert_eq!(reach("queue_reach = 44"), [None, Some(44), None, Some(44)]);
+    assert_eq!(reach("queue_reach = 48"), [None, Some(48), None, Some(44)]);
+    let legacy = settled("disks = [{ path = 'a', transport = 'mmio-legacy' }]");
+    assert!(legacy.limits(None).contains(&(44, "reach of the guest's queues")));
+}
+
+#[test]
+fn the_length_of_the_pci_window_is_said_only_where_the_board_leaves_it_open() {
+    let (native, qemu) = (ambit_aarch64::native(), ambit_aarch64::qemu_virt());
+    let settled = |text: &str| settle(toml(text), &[&native, &qemu], None).map(|settings| settings.pci);
+
+    let refused = settled("board = 'qemu-virt'\npci_window = '1G'").unwrap_err();
+
+    assert_eq!(
+        refused.to_string(),
+        "--pci-window makes no sense on a board that has no such window, or one of its own length"
+    );
+    assert_eq!(settled("pci_window = '1G'").unwrap(), Some(PciConfig { window: Some(1 << 30) }));
+    assert_eq!(settled("board = 'qemu-virt'").unwrap(), Some(PciConfig { window: None }));
 }

@@ -100,17 +100,17 @@ fn parse_toml(text: &str) -> Result<Config, Wrong> {
 }
 
 /// Reads `key=value,key=value` by the same model as a table of a file. A first part without `=` is
-/// the value of `first`. A comma in a value is written twice.
+/// the value of `first`, if there is such a key. A comma in a value is written twice.
 ///
 /// # Errors
 /// What is wrong, for a person.
-pub fn parse_option<T: DeserializeOwned>(text: &str, first: &str) -> Result<T, String> {
+pub fn parse_option<T: DeserializeOwned>(text: &str, first: Option<&str>) -> Result<T, String> {
     let mut pairs = Vec::new();
     for (index, part) in split_commas(text).into_iter().enumerate() {
-        match part.split_once('=') {
-            Some((key, value)) => pairs.push((key.to_owned(), value.to_owned())),
-            None if index == 0 && !part.is_empty() => pairs.push((first.to_owned(), part)),
-            None => {
+        match (part.split_once('='), first) {
+            (Some((key, value)), _) => pairs.push((key.to_owned(), value.to_owned())),
+            (None, Some(first)) if index == 0 && !part.is_empty() => pairs.push((first.to_owned(), part)),
+            (None, _) => {
                 return Err(format!(
                     "'{part}' is not of the form key=value; a comma in a value is written twice"
                 ));
@@ -121,8 +121,8 @@ pub fn parse_option<T: DeserializeOwned>(text: &str, first: &str) -> Result<T, S
     T::deserialize(MapDeserializer::<_, OptionError>::new(pairs.into_iter())).map_err(|error| {
         let said = plain(&error.to_string());
         // A file name with '=' in it, given without its key, looks like a key that nobody knows.
-        match keys.first() {
-            Some(key) if said.starts_with(&format!("unknown key '{key}'")) => {
+        match keys.first().zip(first) {
+            Some((key, first)) if said.starts_with(&format!("unknown key '{key}'")) => {
                 format!("{said} (a name with '=' in it is written {first}=NAME)")
             }
             _ => said,
@@ -148,7 +148,10 @@ fn split_commas(text: &str) -> Vec<String> {
 pub fn plain(said: &str) -> String {
     // serde_core::de::Error's default texts; a test pins them.
     if let Some((key, known)) = quoted_after(said, "unknown field ") {
-        let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        let all: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        // Of a key that may be written in two ways, one is told.
+        let told = |key: &&str| !key.contains('_') || !all.contains(&key.replace('_', "-").as_str());
+        let known: Vec<&str> = all.iter().copied().filter(told).collect();
         return unknown("key", key, &known);
     }
     if let Some((key, _)) = quoted_after(said, "missing field ") {

@@ -5,12 +5,12 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use ambit_resources::{PaBits, SizeError, human_size, parse_size};
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Visitor};
 
 /// A word that is not what it should be. The text says what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct WordError(String);
+pub struct WordError(pub(super) String);
 
 /// Bytes: 4096 or "512M".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +223,7 @@ impl FromStr for Switch {
 }
 
 /// What a user wrote may be of any length; an error is not.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
@@ -231,7 +231,7 @@ fn short(text: &str) -> String {
 }
 
 /// Reads a word wherever a string, a whole number or a truth value is written, by its `FromStr`.
-struct Word<T>(PhantomData<T>);
+pub(super) struct Word<T>(pub(super) PhantomData<T>);
 
 impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Word<T> {
     type Value = T;
@@ -259,13 +259,14 @@ impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Word<T> {
 
 macro_rules! read_as_words {
     ($($word:ty),*) => { $(
-        impl<'de> Deserialize<'de> for $word {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                from.deserialize_any(Word(PhantomData))
+        impl<'de> serde::Deserialize<'de> for $word {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.deserialize_any($crate::config::words::Word(std::marker::PhantomData))
             }
         }
     )* };
 }
+pub(super) use read_as_words;
 
 read_as_words!(Size, Count, Bits, Reach, QueueReach, Id, TapName, Mac, Switch);
 

@@ -258,3 +258,103 @@ pub fn missing(kvm: &Kvm) -> Option<&'static str> {
     let needed = [(Cap::ArmPsci02, "PSCI 0.2"), (Cap::Irqfd, "irqfd"), (Cap::Ioeventfd, "ioeventfd")];
     needed.into_iter().find(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use ambit_bus::{Backplane, Match, Message, Trigger};
+    use ambit_device_manager::{HostFacts, MachineConfig};
+    use kvm_bindings::KVM_DEV_ARM_VGIC_GRP_DIST_REGS;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::super::Vm;
+    use super::*;
+
+    // These need KVM: cargo test --no-run --target aarch64-unknown-linux-musl -p ambit-vmm --lib, then
+    // cargo xtask host --file PROGRAM -- /run/payload/PROGRAM kvm::aarch64 --ignored
+
+    fn machine() -> Vm {
+        let config = MachineConfig { memory: 64 << 20, ..MachineConfig::default() };
+        let facts = HostFacts { gic_versions: vec![3], ..HostFacts::assumed() };
+        let plan = ambit_device_manager::plan(&ambit_aarch64::native(), &config, &facts).unwrap();
+        let ram: Vec<AddressRange> = plan.ram().collect();
+        Vm::create(&plan, ambit_memory::map(&ram).unwrap()).unwrap()
+    }
+
+    /// Waits until the GIC has a pin of the first 32 pending.
+    fn is_pending(vm: &Vm, pin: IrqPin) -> bool {
+        // GICD_ISPENDR1 (Arm IHI 0069, 12.9.19); KVM reads it as the guest would.
+        let gic = vm._interrupts._gic.as_ref().unwrap();
+        let pending = || attribute(gic, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, 0x204, 0).unwrap();
+        let begun = Instant::now();
+        while pending() & 1 << pin.0 == 0 {
+            if begun.elapsed() > Duration::from_secs(20) {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[test]
+    #[ignore = "needs KVM"]
+    fn pins_are_wired_with_messages_as_without() {
+        let vm = machine();
+        let host = vm.host();
+        let [before, after] = [16, 17].map(|pin| host.irq(IrqPin(pin), Trigger::Edge).unwrap());
+
+        let vector = host.message(8).unwrap().unwrap();
+        vector.route(Some(Message { address: 0x808_0040, data: 1 })).unwrap();
+        before.pulse();
+        drop(vector);
+        after.pulse();
+
+        assert_eq!([16, 17].map(|pin| is_pending(&vm, IrqPin(pin))), [true, true]);
+    }
+
+    #[test]
+    #[ignore = "needs KVM"]
+    fn messages_and_doorbells_that_are_gone_leave_room_for_the_next() {
+        let vm = machine();
+        let host = vm.host();
+        let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = files();
+
+        // More than there are GSIs.
+        (0..5000).for_each(|_| drop(host.message(8).unwrap()));
+        for turn in 0..100 {
+            let vector = host.message(8).unwrap().unwrap();
+            for data in [Some(turn), None, Some(turn), Some(turn + 1)] {
+                vector.route(data.map(|data| Message { address: 0x808_0040, data })).unwrap();
+                vector.pulse();
+            }
+            let event = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+            for write in [Match::Any, Match::Half(1), Match::Word(1)] {
+                drop(host.doorbell(0x200_0000, write, &event).unwrap());
+            }
+        }
+
+        assert_eq!(files(), before);
+    }
+
+    #[test]
+    #[ignore = "needs KVM"]
+    fn every_gsi_above_the_pins_can_be_a_message() {
+        let vm = machine();
+        let host = vm.host();
+
+        let mut vectors = Vec::new();
+        let error = loop {
+            match host.message(8) {
+                Ok(vector) => vectors.push(vector.unwrap()),
+                Err(error) => break error,
+            }
+        };
+        let last = vectors.last().unwrap().route(Some(Message { address: 0x808_0040, data: 1 }));
+
+        assert!(last.is_ok(), "{last:?}");
+        assert_eq!(vectors.len(), 4096 - 32);
+        assert_eq!(error.source.raw_os_error(), Some(libc::ENOSPC));
+    }
+}

@@ -34,12 +34,11 @@ impl Messages {
         let gsi = lock(&self.routes).take();
         let full = || refused(Step::Message { requester }, kvm_ioctls::Error::new(libc::ENOSPC));
         let gsi = gsi.ok_or_else(full)?;
-        let is_wired = Mutex::new(false);
-        Ok(MsiVector::new(Vector { messages: Arc::clone(self), gsi, requester, event, is_wired }))
+        let wired = Mutex::new(None);
+        Ok(MsiVector::new(Vector { messages: Arc::clone(self), gsi, requester, event, wired }))
     }
 
-    /// Replaces the kernel's table. It asks the new one for each event that is wired already, and lets nothing
-    /// go by the old one after that.
+    /// Replaces the kernel's table, and with it what each wired event signals.
     fn install(&self, table: &[Entry]) -> Result<(), kvm_ioctls::Error> {
         let entries: Vec<kvm_irq_routing_entry> = table.iter().map(line).collect();
         let table =
@@ -80,29 +79,22 @@ struct Vector {
     gsi: u32,
     requester: u16,
     event: EventFd,
-    // Whether the event signals the GSI. Lock order: this, then the table.
-    is_wired: Mutex<bool>,
+    // What the event sends, if it signals the GSI. Lock order: this, then the table.
+    wired: Mutex<Option<Message>>,
 }
 
 impl Vector {
-    fn install(&self, message: Message, is_wired: &mut bool) -> Result<(), kvm_ioctls::Error> {
+    /// Makes the GSI `message` and wires the event to it.
+    fn wire(&self, message: Message) -> Result<(), kvm_ioctls::Error> {
         let target = Target::Message { message, requester: self.requester };
         let messages = &self.messages;
         lock(&messages.routes).route(self.gsi, Some(target), |table| messages.install(table))?;
-        if !*is_wired {
-            // What was sent while it went nowhere stays unsent: the kernel would send it now.
-            let _nothing_was = self.event.read();
-            messages.vm.fd.register_irqfd(&self.event, self.gsi)?;
-            *is_wired = true;
-        }
-        Ok(())
+        messages.vm.fd.register_irqfd(&self.event, self.gsi)
     }
 
-    /// When this returns, the kernel has sent what it had.
-    fn unwire(&self, is_wired: &mut bool) {
-        if std::mem::take(is_wired)
-            && let Err(error) = self.messages.vm.fd.unregister_irqfd(&self.event, self.gsi)
-        {
+    /// When this returns, the kernel has sent what it had, and counts the event from zero.
+    fn unwire(&self) {
+        if let Err(error) = self.messages.vm.fd.unregister_irqfd(&self.event, self.gsi) {
             tracing::debug!("GSI {} could not be unwired: {error}", self.gsi);
         }
     }
@@ -111,15 +103,22 @@ impl Vector {
 impl MsiWire for Vector {
     /// Off and on again with the same message, as guests mask and unmask, leaves the table alone.
     fn route(&self, message: Option<Message>) -> Result<(), HostError> {
-        let mut is_wired = lock(&self.is_wired);
-        let Some(message) = message else {
-            self.unwire(&mut is_wired);
+        let mut wired = lock(&self.wired);
+        if *wired == message {
             return Ok(());
-        };
-        self.install(message, &mut is_wired).map_err(|errno| {
-            self.unwire(&mut is_wired);
-            refused(Step::Message { requester: self.requester }, errno)
-        })
+        }
+        match wired.take() {
+            Some(_) => self.unwire(),
+            // What was sent while it went nowhere stays unsent: the kernel would send it now. What is sent
+            // between two messages is sent as the second.
+            None => drop(self.event.read()),
+        }
+        if let Some(message) = message {
+            self.wire(message)
+                .map_err(|errno| refused(Step::Message { requester: self.requester }, errno))?;
+        }
+        *wired = message;
+        Ok(())
     }
 
     fn pulse(&self) {
@@ -130,7 +129,9 @@ impl MsiWire for Vector {
 
 impl Drop for Vector {
     fn drop(&mut self) {
-        self.unwire(&mut lock(&self.is_wired));
+        if lock(&self.wired).take().is_some() {
+            self.unwire();
+        }
         let messages = &self.messages;
         let given_back = lock(&messages.routes).give_back(self.gsi, |table| messages.install(table));
         if let Err(error) = given_back {

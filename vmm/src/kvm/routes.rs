@@ -39,7 +39,8 @@ impl Routes {
 
     /// Takes the lowest free GSI for a message. `None` if all are taken.
     pub fn take(&mut self) -> Option<u32> {
-        let gsi = (self.pins..GSIS).find(|gsi| !self.messages.contains_key(gsi))?;
+        let taken = self.messages.keys().map(Some).chain(std::iter::repeat(None));
+        let (gsi, _) = (self.pins..GSIS).zip(taken).find(|(gsi, taken)| *taken != Some(gsi))?;
         self.messages.insert(gsi, None);
         Some(gsi)
     }

@@ -10,6 +10,7 @@ pub fn map() -> Map {
         kind: kind.into(),
         function,
         windows,
+        legacy: false,
         pin,
         level: pin.map(|pin| pin == 0),
     };
@@ -100,6 +101,30 @@ fn a_device_that_became_another_is_a_difference() {
             "ram0 was ram and is reserved",
         ]
     );
+}
+
+#[test]
+fn a_device_that_went_to_another_transport_is_a_difference() {
+    let mut legacy = map();
+    legacy.devices.as_mut().unwrap()[0].legacy = true;
+    let mut moved = map();
+    moved.regions.remove(1);
+    let disk = &mut moved.devices.as_mut().unwrap()[0];
+    (disk.function, disk.windows) = (Some(2), vec![Span { base: Address(0x1001_0000), size: 0x1000 }]);
+
+    assert_eq!(sentences(&map(), &legacy), ["disk0 was virtio-blk and is virtio-blk, legacy"]);
+    assert_eq!(
+        sentences(&map(), &moved),
+        ["disk0 is gone: 4 KiB at 0x2001000", "disk0 is new: 4 KiB at 0x10010000"]
+    );
+}
+
+#[test]
+fn the_text_of_a_map_without_legacy_devices_is_what_it_was() {
+    let text = serde_json::to_string(&map()).unwrap();
+
+    assert!(!text.contains("legacy"), "{text}");
+    assert_eq!(serde_json::from_str::<Map>(&text).unwrap(), map());
 }
 
 #[test]

@@ -81,6 +81,10 @@ fn a_number_that_no_host_has_is_refused_with_what_hosts_have() {
     );
     assert_eq!(said("gic_versions", json!([3, 9])), "gic_versions has 9, and a host has 2, 3 and 4");
     assert_eq!(
+        said("ipa_bits", json!(40.0)),
+        "ipa_bits is 40.0, and a host has 32 to 52 physical address bits"
+    );
+    assert_eq!(
         said("ipa_bits", json!(40.5)),
         "ipa_bits is 40.5, and a host has 32 to 52 physical address bits"
     );

@@ -1,8 +1,8 @@
 //! Reports for programs. Their fields are a promise; `schema` counts the times it was broken.
 
 use ambit_device_manager::{
-    Arch, Board, Diagnostic, HostFacts, PageTables, Plan, Refusal, Region, RegionKind, Status, Width,
-    WidthSource,
+    Arch, Board, Diagnostic, HostFacts, PageTables, Placed, Plan, Refusal, Region, RegionKind, Status,
+    Transport, Width, WidthSource,
 };
 use ambit_resources::{AddressRange, IrqPin, PaBits};
 use serde::Serialize;
@@ -25,6 +25,8 @@ struct PlanReport<'a> {
     page_tables: Option<PageTables>,
     cpus: u32,
     regions: Vec<RegionReport<'a>>,
+    /// Every device, the host bridge too.
+    devices: Vec<DeviceReport<'a>>,
     /// What PCI functions have within those regions.
     functions: Vec<FunctionReport<'a>>,
     irqs: Vec<IrqReport<'a>>,
@@ -57,6 +59,14 @@ struct ShortfallReport {
     bytes: u64,
     needed_bits: Option<u8>,
     limit: Width,
+}
+
+#[derive(Serialize)]
+struct DeviceReport<'a> {
+    name: &'a str,
+    kind: &'a str,
+    /// How the guest reaches it.
+    transport: Transport,
 }
 
 #[derive(Serialize)]
@@ -117,6 +127,12 @@ impl<'a> From<&'a Region> for RegionReport<'a> {
     }
 }
 
+impl<'a> From<&'a Placed> for DeviceReport<'a> {
+    fn from(device: &'a Placed) -> Self {
+        Self { name: &device.id, kind: &device.kind, transport: device.transport }
+    }
+}
+
 fn functions(plan: &Plan) -> Vec<FunctionReport<'_>> {
     let functions = plan.devices.iter().filter_map(|device| {
         let windows = device.slot.windows.iter().enumerate().map(|(index, window)| WindowReport {
@@ -148,6 +164,7 @@ pub fn plan(plan: &Plan, board: &dyn Board, more: &[Diagnostic]) -> String {
         page_tables: plan.page_tables,
         cpus: plan.cpus,
         regions: plan.regions.iter().map(RegionReport::from).collect(),
+        devices: plan.devices.iter().map(DeviceReport::from).collect(),
         functions: functions(plan),
         irqs: plan.irqs.owners().map(irq).collect(),
         device_pins: Some(PinsReport { first, last, free: plan.free_device_pins() }),
@@ -173,6 +190,7 @@ pub fn refusal(
         page_tables: None,
         cpus,
         regions: Vec::new(),
+        devices: Vec::new(),
         functions: Vec::new(),
         irqs: Vec::new(),
         device_pins: None,

@@ -1,6 +1,8 @@
 //! Reports for people: aligned columns, and wrapped only where a terminal is narrow.
 
-use ambit_device_manager::{Arch, Board, Diagnostic, Plan, Region, Severity, Status, WidthSource};
+use ambit_device_manager::{
+    Arch, Board, Diagnostic, Plan, Region, RegionKind, Severity, Status, WidthSource,
+};
 use ambit_resources::human_size;
 
 use super::scene::window_name;
@@ -94,7 +96,7 @@ fn regions(plan: &Plan, board: &dyn Board, paper: Paper) -> String {
                 kind_word(plan, region).into(),
                 region.name.clone(),
                 intid.map_or_else(|| "-".into(), |(pin, _)| board.interrupt_id(pin).to_string()),
-                remark(region),
+                remark(plan, region),
             ],
         );
     }
@@ -106,7 +108,11 @@ fn regions(plan: &Plan, board: &dyn Board, paper: Paper) -> String {
 }
 
 /// What is worth saying beside a region; empty for most.
-fn remark(region: &Region) -> String {
+fn remark(plan: &Plan, region: &Region) -> String {
+    if region.kind == RegionKind::Device {
+        // Of a device that is there, how the guest reaches it.
+        return plan.device(&region.name).map(|device| device.transport.to_string()).unwrap_or_default();
+    }
     let wanted = region.shortfall.map(|short| human_size(short.wanted));
     match (region.status, wanted, region.frames) {
         (Status::Shrunk, Some(wanted), _) => format!("shrunk from {wanted}"),
@@ -125,7 +131,9 @@ fn functions(plan: &Plan) -> String {
         ("BASE", Align::Left),
         ("SIZE", Align::Right),
         ("DEVICE", Align::Left),
+        ("KIND", Align::Left),
         ("NAME", Align::Left),
+        ("", Align::Left),
     ]);
     let mut any = false;
     for device in &plan.devices {
@@ -136,7 +144,9 @@ fn functions(plan: &Plan) -> String {
                 format!("{:#x}", window.first()),
                 human_size(window.size()),
                 format!("00:{number:02x}.0"),
+                device.kind.clone(),
                 window_name(&device.id, index),
+                device.transport.to_string(),
             ]);
         }
     }

@@ -61,8 +61,8 @@ board toy (aarch64), 2 vCPUs, 3 GiB of memory
 36 address bits allowed, 32 asked of KVM
 
 BASE        LAST           SIZE  KIND                  NAME      INTID
-0x01000000  0x01000fff    4 KiB  pl011                 uart0        32
-0x02000000  0x020001ff    512 B  virtio-blk            root         48
+0x01000000  0x01000fff    4 KiB  pl011                 uart0        32  mmio
+0x02000000  0x020001ff    512 B  virtio-blk            root         48  mmio
 0x09000000  0x0900ffff   64 KiB  interrupt-controller  gic.dist      -
 0x40000000  0xffffffff    3 GiB  ram                   ram0          -
 dropped     -           128 KiB  interrupt-controller  gic.its       -
@@ -82,11 +82,11 @@ note: gic.its is left out: a toy has none
 
 #[test]
 fn a_narrow_terminal_loses_the_last_address_and_gets_shorter_lines() {
-    let narrow = Paper { columns: Some(60), colours: false };
+    let narrow = Paper { columns: Some(64), colours: false };
 
     let text = plan_table(&planned(), &TOY, &[note()], narrow);
 
-    assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 64), "{text}");
     assert!(text.contains("0x40000000    3 GiB  ram "), "{text}");
     assert!(
         text.starts_with("board toy (aarch64), 2 vCPUs, 3 GiB of memory\n36 address bits allowed"),
@@ -129,6 +129,10 @@ fn a_plan_as_json_has_every_field_of_schema_1() {
             "pa_bits_source": "user",
             "ipa_bits": 32,
             "page_tables": null,
+            "devices": [
+                { "name": "uart0", "kind": "pl011", "transport": "mmio" },
+                { "name": "root", "kind": "virtio-blk", "transport": "mmio" },
+            ],
             "functions": [],
             "device_pins": { "first": 16, "last": 31, "free": 15 },
             "cpus": 2,
@@ -169,7 +173,7 @@ fn a_machine_that_does_not_fit_is_an_object_too() {
         json!({
             "schema": 1, "board": "toy", "arch": "aarch64", "pa_bits": 36, "pa_bits_source": "user",
             "ipa_bits": null, "page_tables": null, "cpus": 2,
-            "regions": [], "functions": [], "irqs": [], "device_pins": null,
+            "regions": [], "devices": [], "functions": [], "irqs": [], "device_pins": null,
             "diagnostics": [{
                 "code": "ram-beyond-width",
                 "severity": "error",

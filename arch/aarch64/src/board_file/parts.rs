@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use ambit_device_manager::{DevicePlaces, RamPlace};
+use ambit_device_manager::{DevicePlaces, RamPlace, Transport};
 use ambit_resources::{AddressRange, PaBits};
 use toml::de::DeValue;
 
-use super::finding::{hex, size_text};
+use super::finding::{hex, nearest, shortened, size_text};
 use super::text::{Item, Reader, Table};
 use super::{Marks, edits, gic, is_false};
 use crate::gic as hardware;
@@ -55,6 +55,7 @@ pub(super) fn nothing() -> BoardSpec {
         gic: GicSpec::V3 { dist: 0, its: None, redists: Vec::new(), v4: false },
         pins: hardware::SPIS,
         devices: DevicePlaces { window: nowhere, grain: 4 * KIB, pins: 0..=0 },
+        transport: Transport::Mmio,
         fixtures: Vec::new(),
         pci: None,
         floor: 0,
@@ -97,7 +98,7 @@ pub(super) fn apply(
         };
     section("ram", true, &mut |reader, item| ram(reader, item, fresh, &mut spec.ram));
     section("gic", true, &mut |reader, item| gic::apply(reader, item, fresh, &mut spec.gic, marks));
-    section("devices", true, &mut |reader, item| devices(reader, item, fresh, &mut spec.devices));
+    section("devices", true, &mut |reader, item| devices(reader, item, fresh, spec));
     section("pci", false, &mut |reader, item| pci(reader, item, &mut spec.pci));
     section("interrupts", true, &mut |reader, item| interrupts(reader, item, fresh, spec));
     section("above_ram", false, &mut |reader, item| above_ram(reader, item, spec));
@@ -144,12 +145,32 @@ fn ram(reader: &mut Reader<'_>, item: &Item<'_>, fresh: bool, ram: &mut RamPlace
         .set(&mut ram.max_slots, &table, "max_slots", false, |reader, item| reader.count(item, 0, MAX_SLOTS));
 }
 
-fn devices(reader: &mut Reader<'_>, item: &Item<'_>, fresh: bool, places: &mut DevicePlaces) {
-    let Some(table) = reader.table(item, &["base", "size", "grain"]) else { return };
+fn devices(reader: &mut Reader<'_>, item: &Item<'_>, fresh: bool, spec: &mut BoardSpec) {
+    let Some(table) = reader.table(item, &["base", "size", "grain", "transport"]) else { return };
+    reader.set(&mut spec.transport, &table, "transport", false, transport);
+    let places = &mut spec.devices;
     reader.set(&mut places.grain, &table, "grain", false, |reader, item| reader.power(item, 16, GIB));
     let grains = (places.grain, places.grain);
     let old = Some(places.window).filter(|_| !fresh);
     places.window = reader.range(&table, grains, old).unwrap_or(places.window);
+}
+
+fn transport(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Transport> {
+    let text = reader.text(item)?;
+    let found = Transport::named(text);
+    if found.is_none() {
+        let names = Transport::ALL.map(Transport::name);
+        let help = match nearest(text, &names) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("write one of {}", names.join(", ")),
+        };
+        reader.refuse(
+            item.at,
+            format!("{} is '{}', which is no transport", item.what, shortened(text)),
+            help,
+        );
+    }
+    found
 }
 
 fn interrupts(reader: &mut Reader<'_>, item: &Item<'_>, fresh: bool, spec: &mut BoardSpec) {

@@ -219,7 +219,7 @@ impl<'s> Reader<'s> {
         let fits = u32::try_from(number).ok().filter(|count| (least..=most).contains(count));
         if fits.is_none() {
             let message = format!("{} is {number}, and possible are {least} to {most}", item.what);
-            self.refuse(item.at, message, format!("write {}", if number == 0 { least } else { most }));
+            self.refuse(item.at, message, format!("write {}", number.clamp(least.into(), most.into())));
         }
         fits
     }

@@ -81,6 +81,17 @@ impl Check<'_> {
     }
 
     pub fn pci(&mut self) {
+        if self.spec.pci.is_none() && self.spec.transport.is_pci() {
+            let message =
+                format!("devices are reached over {}, and the board has no PCI", self.spec.transport);
+            let help = format!("write transport = \"{}\" in [devices]", self.spec.transport.off_pci());
+            self.say(
+                Severity::Error,
+                self.file.marks.at(&["devices.transport", "pci", "devices"]),
+                message,
+                help,
+            );
+        }
         let Some(pci) = &self.spec.pci else { return };
         let spot = self.file.marks.at(&["interrupts.intx", "pci", "interrupts"]);
         match (pci.intx, has_its(&self.spec.gic)) {

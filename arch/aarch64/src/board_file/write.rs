@@ -41,6 +41,7 @@ pub fn write(spec: &BoardSpec) -> String {
     file.table("devices");
     file.range(spec.devices.window);
     file.line(&format!("grain = {}", size(spec.devices.grain)));
+    file.line(&format!("transport = {}", quoted(spec.transport.name())));
     spec.fixtures.iter().for_each(|fixture| file.fixture(fixture));
     if let Some(pci) = &spec.pci {
         file.pci(pci);

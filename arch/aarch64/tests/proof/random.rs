@@ -6,7 +6,8 @@ use ambit_aarch64::spec::{
 use ambit_aarch64::{SpecBoard, kvmtool, native, qemu_virt};
 use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
-    Board, DevicePlaces, HostFacts, MachineConfig, MemoryHotplug, PciConfig, RamPlace, Width, WidthSource,
+    Board, DevicePlaces, HostFacts, MachineConfig, MemoryHotplug, PciConfig, RamPlace, Transport, Width,
+    WidthSource,
 };
 use ambit_resources::AddressRange;
 
@@ -184,6 +185,10 @@ fn machine(rng: &mut Rng, facts: &HostFacts, sane: bool) -> MachineConfig {
             Needs::Pci { bars } => pci && (wide || !bars.iter().any(|bar| bar.space == BarSpace::Mmio64)),
         });
     }
+    for device in &mut devices {
+        device.queue_reach = rng.chance(6).then(|| rng.pick(&[36, 40, 44, 46, 48]));
+    }
+    let alternatives = if rng.chance(60) { alternatives(&devices) } else { Vec::new() };
     MachineConfig {
         cpus,
         memory,
@@ -191,7 +196,24 @@ fn machine(rng: &mut Rng, facts: &HostFacts, sane: bool) -> MachineConfig {
         pci: pci.then_some(PciConfig { window }),
         queue_reach: rng.chance(8).then(|| rng.pick(&[32, 36, 40, 44, 46, 48])),
         devices,
+        alternatives,
     }
+}
+
+/// What devices ask for over transports that are not theirs.
+fn alternatives(devices: &[Request]) -> Vec<Request> {
+    let others = devices.iter().flat_map(|device| {
+        let own = Transport::of(&device.needs, device.queue_reach);
+        Transport::ALL.into_iter().filter(move |other| *other != own).map(|other| Request {
+            needs: match other.is_pci() {
+                true => Needs::Pci { bars: vec![Bar { size: 0x4000, space: BarSpace::Mmio32 }] },
+                false => Needs::Board { registers: 0x200, irq: Some(Trigger::Edge) },
+            },
+            queue_reach: other.is_legacy().then_some(44),
+            ..device.clone()
+        })
+    });
+    others.collect()
 }
 
 /// Names that parts of a machine have, if it has them.

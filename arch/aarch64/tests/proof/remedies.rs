@@ -1,6 +1,8 @@
 //! Remedies, done as they say.
 
-use ambit_device_manager::{Board, HostFacts, MachineConfig, Plan, PlanError, Remedy, WidthSource, attempt};
+use ambit_device_manager::{
+    Board, HostFacts, MachineConfig, Plan, PlanError, Remedy, Transport, WidthSource, attempt,
+};
 use ambit_resources::{PaBits, parse_size};
 
 /// Plans again with `remedy`.
@@ -38,6 +40,8 @@ pub fn read(text: &str) -> Remedy {
         ["let", "memory", "grow", "to", "at", "most", number, unit] => Remedy::MaxMemory(size(number, unit)),
         ["make", "the", "PCI", "window", number, unit] => Remedy::PciWindow(size(number, unit)),
         ["do", "without", "PCI"] => Remedy::NoPci,
+        ["have", "PCI"] => Remedy::Pci,
+        ["give", ..] if text.contains(" transport=") => Remedy::Transports(changes(&said["give ".len()..])),
         ["use", "modern", ..] => Remedy::NoQueueReach,
         ["allow", count, "bits,", ..] => by(count, WidthSource::User),
         ["use", "a", "guest", "that", "can", "use", count, "bits"] => by(count, WidthSource::Guest),
@@ -48,6 +52,19 @@ pub fn read(text: &str) -> Remedy {
         }
         _ => panic!("no remedy: {text}"),
     }
+}
+
+/// "a, b and c transport=mmio and d transport=pci".
+fn changes(said: &str) -> Vec<(String, Transport)> {
+    let (mut changes, mut waiting) = (Vec::new(), Vec::new());
+    for word in said.split(", ").flat_map(|words| words.split(" and ")) {
+        let (id, transport) = word.split_once(" transport=").map_or((word, None), |(id, to)| (id, Some(to)));
+        waiting.push(id.to_owned());
+        if let Some(to) = transport.map(|to| Transport::named(to).unwrap()) {
+            changes.extend(waiting.drain(..).map(|id| (id, to)));
+        }
+    }
+    changes
 }
 
 /// As `human_size` says it, PiB and EiB too.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ambit_bus::bench::BenchHost;
 use ambit_bus::{
-    Bar, BarSpace, Device, Doorbell, Effect, Host, HostError, IrqLine, Match, Message, Model, MsiVector,
-    Needs, Offset, Request, Shared, Slot, share,
+    Backplane, Bar, BarSpace, Device, Doorbell, Effect, Host, HostError, IrqLine, Match, Message, Model,
+    MsiVector, Needs, Offset, Request, Shared, Slot, share,
 };
 use ambit_device_manager::{
     Above, Arch, Board, BootError, BootImage, DeviceManager, DevicePlaces, Fit, Fixture, HighPart, HostFacts,
@@ -83,7 +83,7 @@ pub const BARS: [Bar; 4] = [
 /// In window 1.
 pub const BELL: u64 = 0x100;
 /// In the configuration space.
-pub const QUIET: u64 = 0x100;
+const QUIET: u64 = 0x100;
 
 /// A device that reads as its byte, and whose configuration space is the places of its windows.
 #[derive(Debug)]
@@ -145,8 +145,13 @@ impl Model for Card {
 }
 
 impl Device for CardDevice {
+    /// In the configuration space places read as they were written, and all else as the card's byte.
     fn read(&mut self, at: Offset, data: &mut [u8]) {
         data.fill(self.byte.wrapping_add(at.window));
+        let number = usize::try_from(at.byte / 8).unwrap();
+        if at.window == 0 && number > 0 {
+            data.copy_from_slice(&self.places[number - 1].unwrap_or(u64::MAX).to_le_bytes());
+        }
     }
 
     /// In the configuration space: 8 bytes at 8n are the place of window n, all ones that it has none, and
@@ -177,6 +182,33 @@ impl Device for CardDevice {
     }
 }
 
+/// The host bridge, which has nothing but its configuration space.
+#[derive(Debug)]
+struct Bridge;
+
+impl Model for Bridge {
+    fn request(&self) -> Request {
+        let needs = Needs::Pci { bars: Vec::new() };
+        Request { id: pci::BRIDGE.into(), kind: pci::BRIDGE_KIND.into(), needs, ..card("", 0).request() }
+    }
+
+    fn build(&self, _: &Slot, _: &dyn Host) -> Result<Shared, HostError> {
+        Ok(share(Self))
+    }
+}
+
+impl Device for Bridge {
+    fn read(&mut self, _: Offset, data: &mut [u8]) {
+        data.fill(0xb0);
+    }
+
+    fn write(&mut self, _: Offset, _: &[u8]) -> Effect {
+        Effect::None
+    }
+
+    fn reset(&mut self) {}
+}
+
 pub fn config(cards: &[&str]) -> MachineConfig {
     let devices = cards.iter().map(|id| card(id, 0).request()).collect();
     MachineConfig { memory: RAM.size(), devices, ..MachineConfig::default() }
@@ -187,9 +219,9 @@ pub fn planned(cards: &[&str]) -> Plan {
 }
 
 /// A machine with cards, and its guest.
-pub struct Machine {
+pub struct Machine<H = BenchHost> {
     pub plan: Plan,
-    pub host: Arc<BenchHost>,
+    pub host: Arc<H>,
     pub manager: DeviceManager,
 }
 
@@ -198,12 +230,15 @@ impl Machine {
     pub fn new(cards: &[(&str, u8)]) -> Self {
         Self::on(BenchHost::new(4096), cards)
     }
+}
 
-    pub fn on(host: BenchHost, cards: &[(&str, u8)]) -> Self {
+impl<H: Backplane + 'static> Machine<H> {
+    pub fn on(host: H, cards: &[(&str, u8)]) -> Self {
         let ids: Vec<&str> = cards.iter().map(|(id, _)| *id).collect();
         let (plan, host) = (planned(&ids), Arc::new(host));
         let cards = cards.iter().map(|(id, byte)| card(id, *byte)).chain([console()]);
-        let models: Vec<Arc<dyn Model>> = cards.map(|card| Arc::new(card) as Arc<dyn Model>).collect();
+        let cards = cards.map(|card| Arc::new(card) as Arc<dyn Model>);
+        let models: Vec<Arc<dyn Model>> = cards.chain([Arc::new(Bridge) as Arc<dyn Model>]).collect();
         let manager = DeviceManager::apply(&plan, &models, host.clone()).unwrap();
         Self { plan, host, manager }
     }
@@ -217,6 +252,19 @@ impl Machine {
     pub fn put(&self, id: &str, number: u64, place: Option<u64>) {
         let place = place.unwrap_or(u64::MAX).to_le_bytes();
         assert_eq!(self.manager.write(self.config(id) + 8 * number, &place), Outcome::Done);
+    }
+
+    /// Where the register of window `number` says that it is.
+    pub fn said(&self, id: &str, number: u64) -> Option<u64> {
+        let mut data = [0; 8];
+        self.manager.read(self.config(id) + 8 * number, &mut data);
+        Some(u64::from_le_bytes(data)).filter(|place| *place != u64::MAX)
+    }
+
+    /// As [`Machine::put`], but the machine is not told.
+    pub fn put_quietly(&self, id: &str, number: u64, place: u64) {
+        let address = self.config(id) + QUIET + 8 * number;
+        assert_eq!(self.manager.write(address, &place.to_le_bytes()), Outcome::Done);
     }
 
     /// Sets the line of a card.

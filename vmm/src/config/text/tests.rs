@@ -92,7 +92,7 @@ fn a_key_like_no_other_is_told_with_all_there_are() {
     assert_eq!(
         toml("zz = 1"),
         "guest.toml:1:1: unknown key 'zz'; known are kernel, initrd, cmdline, memory, cpus, disks, nets, pa_bits, \
-         board, rng, max_memory, memory_slots, pci, pci_window, guest_reach, queue_reach, strict"
+         board, rng, console, balloon, max_memory, memory_slots, pci, pci_window, guest_reach, queue_reach, strict"
     );
 }
 
@@ -107,7 +107,10 @@ fn a_key_that_comes_twice_is_refused() {
 fn a_key_that_has_to_be_there_is_missed() {
     assert_eq!(toml("[[disks]]\nid = 'a'"), "guest.toml:1:1: the key 'path' is missing");
     assert_eq!(disk("id=a"), "the key 'path' is missing");
-    assert_eq!("mac=52:54:00:12:34:56".parse::<Net>().unwrap_err(), "the key 'tap' is missing");
+    assert_eq!(
+        "mac=52:54:00:12:34:56".parse::<Net>().unwrap_err(),
+        "the key 'tap' is missing, or 'fd' for one that is open"
+    );
 }
 
 #[test]
