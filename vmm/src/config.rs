@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 pub use board_file::{BoardFileError, read as read_board};
 pub use device_settings::{
-    ConsoleSettings, ConsoleTo, DiskSettings, Interface, Limits, NetSettings, PlainSettings,
+    ConsoleSettings, ConsoleTo, DiskSettings, Interface, Limits, NetSettings, PlainSettings, Rate,
 };
 pub use device_words::{Cache, Engine, QueueSize};
 pub use devices::{Console, Disk, Net, Plain, Single};

@@ -15,7 +15,7 @@ use ambit_virtio::device::{Interface, VirtioDevice};
 use ambit_virtio::mmio::{self, MmioModel};
 use ambit_virtio::net::{Mac, Net, Tap, TapError};
 use ambit_virtio::pci::{self as virtio_pci, PciModel};
-use ambit_virtio::{block, net, rng};
+use ambit_virtio::{block, limit, net, rng};
 
 use crate::config::{
     self, Cache, DiskSettings, Engine, Limits, NetSettings, PlainSettings, QueueSize, Settings,
@@ -103,6 +103,8 @@ pub enum ModelsError {
     Host { what: String, source: io::Error },
     #[error("net '{id}': {source}")]
     Tap { id: String, source: TapError },
+    #[error(transparent)]
+    Disk(#[from] block::BlockError),
 }
 
 impl ModelsError {
@@ -111,7 +113,7 @@ impl ModelsError {
             Self::Fixture { .. }
             | Self::Unknown { .. }
             | Self::Tap { source: TapError::Name(_) | TapError::NotATap { .. }, .. } => Exit::BadInput,
-            Self::Host { .. } | Self::Tap { .. } => Exit::HostLacks,
+            Self::Host { .. } | Self::Tap { .. } | Self::Disk(_) => Exit::HostLacks,
         }
     }
 }
@@ -141,8 +143,7 @@ pub fn make(
         all.push(over(*transport, id, rng::KIND, rng::Rng::new(id, source)));
     }
     for (disk, file) in settings.disks.iter().zip(disks) {
-        let block = block::Block::new(&disk.id, file, disk.readonly)
-            .map_err(|source| lacks(&format!("disk '{}' has no end", disk.id), source))?;
+        let block = block::Block::new(file, &block_options(disk))?;
         all.push(over(disk.transport, &disk.id, block::KIND, block));
     }
     for net in &settings.nets {
@@ -152,6 +153,33 @@ pub fn make(
         all.push(over(net.transport, &net.id, net::KIND, Net::new(&net.id, tap, mac(net))));
     }
     Ok(Models { all, console })
+}
+
+fn block_options(disk: &DiskSettings) -> block::Options {
+    block::Options {
+        id: disk.id.clone(),
+        readonly: disk.readonly,
+        queues: disk.queues,
+        queue_size: disk.queue_size,
+        cache: match disk.cache {
+            Cache::Writeback => block::Cache::Writeback,
+            Cache::Writethrough => block::Cache::Writethrough,
+            Cache::None => block::Cache::Direct,
+            Cache::Unsafe => block::Cache::Unsafe,
+        },
+        engine: match disk.engine {
+            Engine::Sync => block::Engine::Sync,
+            Engine::IoUring => block::Engine::Uring,
+        },
+        discard: disk.discard,
+        limits: limits(disk.limits),
+    }
+}
+
+fn limits(said: Limits) -> limit::Limits {
+    let rate =
+        |rate: config::Rate| limit::Rate { burst: rate.burst, ..limit::Rate::per_second(rate.per_second) };
+    limit::Limits { bytes: said.bytes.map(rate), operations: said.count.map(rate) }
 }
 
 /// `device` as the guest reaches it.
@@ -176,23 +204,11 @@ fn interface(transport: Transport) -> Interface {
 /// The first thing that can be planned and that this program has no code for, with the device it is wanted of.
 fn unknown(settings: &Settings<'_>) -> Option<(String, &'static str)> {
     let rng = settings.rng.iter().map(|rng| (&rng.id, None));
-    let disks = settings.disks.iter().map(|disk| (&disk.id, unknown_of_disk(disk)));
     let nets = settings.nets.iter().map(|net| (&net.id, unknown_of_net(net)));
     let console = settings.console.iter().map(|console| (&console.id, Some("virtio consoles")));
     let balloon = settings.balloon.iter().map(|balloon| (&balloon.id, Some("balloons")));
-    let mut all = rng.chain(disks).chain(nets).chain(console).chain(balloon);
+    let mut all = rng.chain(nets).chain(console).chain(balloon);
     all.find_map(|(id, what)| Some((id.clone(), what?)))
-}
-
-fn unknown_of_disk(disk: &DiskSettings) -> Option<&'static str> {
-    match disk {
-        _ if disk.queues != 1 => Some("disks with several queues"),
-        _ if disk.queue_size != QueueSize::default().0 => Some("disks with queues of another size than 256"),
-        _ if disk.cache != Cache::Writeback => Some("disks with another cache than writeback"),
-        _ if disk.engine != Engine::Sync => Some("disks with another engine than sync"),
-        _ if disk.limits != Limits::default() => Some("limits for disks"),
-        _ => None,
-    }
 }
 
 fn unknown_of_net(net: &NetSettings) -> Option<&'static str> {
@@ -315,25 +331,15 @@ mod tests {
 
     #[test]
     fn what_this_program_has_no_code_for_is_refused_before_anything_is_made() {
-        let error = |disk: &str| {
-            let settings = settled(disk);
-            let plan = plan(&settings, None);
-            let files = vec![tempfile::tempfile().unwrap()];
-            let refused = make(&settings, &plan.unwrap(), files, Box::new(|_| {})).err().unwrap();
-            (refused.to_string(), refused.exit())
-        };
+        let native = ambit_aarch64::native();
+        let net = "fd=3,id=x".parse().unwrap();
+        let settings = settle(Config { nets: vec![net], ..Config::default() }, &[&native], None).unwrap();
+        let plan = plan(&settings, None).unwrap();
 
-        assert_eq!(
-            error("a,cache=none"),
-            (
-                "disk0 cannot be had: this program has no disks with another cache than writeback".into(),
-                Exit::BadInput
-            )
-        );
-        assert_eq!(
-            error("a,id=x,iops=5"),
-            ("x cannot be had: this program has no limits for disks".into(), Exit::BadInput)
-        );
+        let refused = make(&settings, &plan, Vec::new(), Box::new(|_| {})).err().unwrap();
+
+        let said = (refused.to_string(), refused.exit());
+        assert_eq!(said, ("x cannot be had: this program has no nets on open files".into(), Exit::BadInput));
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub trait VirtioDevice: Send {
         true
     }
 
+    /// A modern driver and the device have agreed on these features: from here until the reset they hold.
+    fn settled(&mut self, _features: u64) {}
+
     /// The most entries of each of its queues; powers of two.
     fn queue_sizes(&self) -> &[u16];
 

@@ -53,17 +53,10 @@ impl<'a> Iov<'a> {
         self.parts.iter().map(|part| part.iov_len).fold(0, usize::saturating_add)
     }
 
-    /// Drops the first `count` bytes.
-    pub fn advance(&mut self, count: usize) {
-        let mut left = count;
-        self.parts.retain_mut(|part| {
-            let gone = left.min(part.iov_len);
-            left = left.saturating_sub(gone);
-            part.iov_len = part.iov_len.saturating_sub(gone);
-            // Stays inside the part, or one past its end when nothing is left of it.
-            part.iov_base = part.iov_base.wrapping_byte_add(gone);
-            part.iov_len > 0
-        });
+    /// The addresses and lengths themselves, no more of them than the kernel takes.
+    pub fn into_parts(mut self) -> Vec<libc::iovec> {
+        self.parts.truncate(MAX);
+        self.parts
     }
 
     fn count(&self) -> libc::c_int {

@@ -154,6 +154,9 @@ impl Transport {
             return tracing::debug!("the driver's features {:#x} are refused", self.driver_features);
         }
         self.settle(bit, from);
+        if bit == FEATURES_OK && from == Interface::Modern {
+            self.device.settled(self.driver_features);
+        }
         // A legacy device runs since its first queue.
         if bit == DRIVER_OK && !self.live {
             self.start_with(Vec::new());
