@@ -236,3 +236,47 @@ fn host(program: &str, arguments: &[&str]) -> String {
     assert!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
     String::from_utf8(output.stdout).unwrap()
 }
+
+/// Both engines, every cache, one queue and several.
+#[test]
+fn disks_of_every_kind_keep_what_is_written() {
+    let kinds = [
+        "queues=1,engine=sync,cache=writeback",
+        "queues=4,engine=sync,cache=none,transport=pci",
+        "queues=4,engine=io_uring,cache=none,queue-size=64",
+        "queues=2,engine=io_uring,cache=writethrough,transport=pci",
+        "engine=io_uring,cache=unsafe,transport=pci-legacy",
+        "engine=sync,cache=writethrough,transport=mmio-legacy",
+        "engine=io_uring,bandwidth=20M/s,iops=500",
+    ];
+    let scratch = Scratch::new();
+    let mut boot = Boot::initrd().cpus(2);
+    for (number, kind) in kinds.iter().enumerate() {
+        let path = scratch.disk(&format!("d{number}"), 8 * MIB);
+        boot = boot.disk(&format!("path={},id=d{number},{kind}", path.display()));
+    }
+    let mut guest = boot.ready();
+
+    for disk in ["vda", "vdb", "vdc", "vdd", "vde", "vdf", "vdg"] {
+        writes_and_reads(&mut guest, disk);
+        guest.check(&format!("blkdiscard -f /dev/{disk} 2>/dev/null || true"));
+        writes_and_reads(&mut guest, disk);
+    }
+
+    // Linux finds those on mmio before those on PCI, and has a queue for each processor at most.
+    let told = guest.check(
+        "for d in /sys/block/vd?; do echo $(cat $d/serial) $(ls $d/mq | wc -l) $(cat $d/queue/write_cache); done \
+         | sort",
+    );
+    let expected = [
+        "d0 1 write back",
+        "d1 2 write back",
+        "d2 2 write back",
+        "d3 2 write through",
+        "d4 1 write back",
+        "d5 1 write through",
+        "d6 1 write back",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(guest.power_off(), 0);
+}

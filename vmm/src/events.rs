@@ -5,12 +5,12 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ambit_platform::pl011::Input;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use rustix::io::Errno;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::models::Typed;
 use crate::vcpu::Stop;
 use crate::{signals, terminal};
 
@@ -118,7 +118,7 @@ const AHEAD: usize = 64 << 10;
 /// Standard input, on its way to the guest. From a file or a pipe never more is read than the guest's
 /// UART has room for.
 pub struct Keyboard {
-    input: Input,
+    input: Typed,
     endings: Endings,
     /// Only a terminal has keys that are ours.
     keys: Option<Keys>,
@@ -139,7 +139,7 @@ enum Stdin {
 }
 
 impl Keyboard {
-    pub fn new(input: Input, endings: Endings, is_terminal: bool) -> Self {
+    pub fn new(input: Typed, endings: Endings, is_terminal: bool) -> Self {
         Self {
             input,
             endings,

@@ -3,22 +3,26 @@
 mod files;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use ambit_bus::{Model, Request};
 use ambit_device_manager::{Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity, Transport, pci};
 use ambit_pci::bridge::HostBridge;
-use ambit_platform::pl011::{Input, Pl011Model, Sink};
+use ambit_platform::pl011::{self, Pl011Model, Sink};
 use ambit_platform::pl031::Pl031Model;
+use ambit_virtio::balloon::{self, Balloon};
+use ambit_virtio::console::{self, Console};
 use ambit_virtio::device::{Interface, VirtioDevice};
 use ambit_virtio::mmio::{self, MmioModel};
 use ambit_virtio::net::{Mac, Net, Tap, TapError};
 use ambit_virtio::pci::{self as virtio_pci, PciModel};
 use ambit_virtio::{block, limit, net, rng};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::{
-    self, Cache, DiskSettings, Engine, Limits, NetSettings, PlainSettings, QueueSize, Settings,
+    self, Cache, ConsoleSettings, ConsoleTo, DiskSettings, Engine, Limits, NetSettings, PlainSettings,
+    QueueSize, Settings,
 };
 use crate::failure::{Exit, Failure};
 
@@ -30,8 +34,8 @@ pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
     let rng = settings.rng.iter().map(|rng| (&rng.id, rng::KIND, rng.transport));
     let disks = settings.disks.iter().map(|disk| (&disk.id, block::KIND, disk.transport));
     let nets = settings.nets.iter().map(|net| (&net.id, net::KIND, net.transport));
-    let console = settings.console.iter().map(|console| (&console.id, CONSOLE, console.transport));
-    let balloon = settings.balloon.iter().map(|balloon| (&balloon.id, BALLOON, balloon.transport));
+    let console = settings.console.iter().map(|console| (&console.id, console::KIND, console.transport));
+    let balloon = settings.balloon.iter().map(|balloon| (&balloon.id, balloon::KIND, balloon.transport));
     let devices = rng.chain(disks).chain(nets).chain(console).chain(balloon);
     MachineConfig {
         cpus: settings.cpus,
@@ -52,9 +56,6 @@ fn alternatives(settings: &Settings<'_>, id: &str, kind: &str, own: Transport) -
     let others = Transport::ALL.into_iter().filter(|other| *other != own);
     others.map(|other| request(settings, id, kind, other)).collect()
 }
-
-const CONSOLE: &str = "virtio-console";
-const BALLOON: &str = "virtio-balloon";
 
 /// What a virtio device asks of the planner.
 fn request(settings: &Settings<'_>, id: &str, kind: &str, transport: Transport) -> Request {
@@ -88,9 +89,45 @@ pub fn strictly(settings: &Settings<'_>, plan: Plan) -> Result<Plan, Failure> {
 /// A model for every device of a machine, fixtures included.
 pub struct Models {
     pub all: Vec<Arc<dyn Model>>,
-    /// What the user types into; `None` on a board without a console.
-    pub console: Option<Input>,
+    /// What the user types into; `None` on a machine without a console.
+    pub console: Option<Typed>,
 }
+
+/// The guest's end of what the user types.
+pub enum Typed {
+    Uart(pl011::Input),
+    Virtio(console::Input),
+}
+
+impl Typed {
+    /// As many of `bytes` as there is room for; how many that were.
+    pub fn push(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Uart(input) => input.push(bytes),
+            Self::Virtio(input) => input.push(bytes),
+        }
+    }
+
+    /// How many bytes there is room for. If fewer than `wanted`, the event tells when there are more.
+    pub fn room(&self, wanted: usize) -> usize {
+        match self {
+            Self::Uart(input) => input.room(wanted),
+            Self::Virtio(input) => input.room(wanted),
+        }
+    }
+
+    pub fn room_event(&self) -> &EventFd {
+        match self {
+            Self::Uart(input) => input.room_event(),
+            Self::Virtio(input) => input.room_event(),
+        }
+    }
+}
+
+/// Where what the guest prints goes.
+pub trait Printer: Fn(&[u8]) + Clone + Send + 'static {}
+
+impl<P: Fn(&[u8]) + Clone + Send + 'static> Printer for P {}
 
 /// Why there is no model.
 #[derive(Debug, thiserror::Error)]
@@ -128,12 +165,12 @@ pub fn make(
     settings: &Settings<'_>,
     plan: &Plan,
     disks: Vec<File>,
-    output: Sink,
+    output: impl Printer,
 ) -> Result<Models, ModelsError> {
     if let Some((device, what)) = unknown(settings) {
         return Err(ModelsError::Unknown { device, what });
     }
-    let Models { mut all, console } = fixtures(&*settings.board, output)?;
+    let Models { mut all, mut console } = fixtures(&*settings.board, Box::new(output.clone()))?;
     if plan.device(pci::BRIDGE).is_some_and(|device| device.function == Some(0)) {
         all.push(Arc::new(HostBridge::new(pci::BRIDGE)));
     }
@@ -152,7 +189,39 @@ pub fn make(
         let tap = Tap::open(tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
         all.push(over(net.transport, &net.id, net::KIND, Net::new(&net.id, tap, mac(net))));
     }
+    if let Some(said) = &settings.console {
+        let (device, input) = virtio_console(said, output)?;
+        if said.to == ConsoleTo::Stdio {
+            console = Some(Typed::Virtio(input));
+        }
+        all.push(over(said.transport, &said.id, console::KIND, device));
+    }
+    if let Some(PlainSettings { id, transport }) = &settings.balloon {
+        let (device, _control) = Balloon::new(&balloon::Options::new(id));
+        all.push(over(*transport, id, balloon::KIND, device));
+    }
     Ok(Models { all, console })
+}
+
+fn virtio_console(
+    said: &ConsoleSettings,
+    output: impl Printer,
+) -> Result<(Console, console::Input), ModelsError> {
+    let sink: console::Sink = match &said.to {
+        ConsoleTo::Stdio => Box::new(output),
+        ConsoleTo::File(path) => {
+            let file = File::options().append(true).create(true).open(path);
+            let what = format!("'{}' cannot be written for the virtio console", path.display());
+            let mut file = file.map_err(|source| lacks(&what, source))?;
+            Box::new(move |bytes| {
+                if let Err(error) = file.write_all(bytes) {
+                    tracing::debug!("what the guest printed is lost: {error}");
+                }
+            })
+        }
+    };
+    let options = console::Options::new(&said.id);
+    Console::new(sink, &options).map_err(|source| lacks("the virtio console cannot be made", source))
 }
 
 fn block_options(disk: &DiskSettings) -> block::Options {
@@ -203,12 +272,7 @@ fn interface(transport: Transport) -> Interface {
 
 /// The first thing that can be planned and that this program has no code for, with the device it is wanted of.
 fn unknown(settings: &Settings<'_>) -> Option<(String, &'static str)> {
-    let rng = settings.rng.iter().map(|rng| (&rng.id, None));
-    let nets = settings.nets.iter().map(|net| (&net.id, unknown_of_net(net)));
-    let console = settings.console.iter().map(|console| (&console.id, Some("virtio consoles")));
-    let balloon = settings.balloon.iter().map(|balloon| (&balloon.id, Some("balloons")));
-    let mut all = rng.chain(nets).chain(console).chain(balloon);
-    all.find_map(|(id, what)| Some((id.clone(), what?)))
+    settings.nets.iter().find_map(|net| Some((net.id.clone(), unknown_of_net(net)?)))
 }
 
 fn unknown_of_net(net: &NetSettings) -> Option<&'static str> {
@@ -237,7 +301,7 @@ fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
                 let (model, input) = Pl011Model::new(&id, sink)
                     .map_err(|source| lacks("the console cannot be made", source))?;
                 all.push(Arc::new(model));
-                console.get_or_insert(input);
+                console.get_or_insert(Typed::Uart(input));
             }
             "pl031" => all.push(Arc::new(Pl031Model::new(&id))),
             kind => return Err(ModelsError::Fixture { board: board.name().into(), id, kind: kind.into() }),
@@ -282,7 +346,7 @@ mod tests {
         let settings = settle(Config { disks: vec![disk], ..Config::default() }, &[&native], None).unwrap();
 
         let plan = plan(&settings, None).unwrap();
-        let models = make(&settings, &plan, vec![tempfile::tempfile().unwrap()], Box::new(|_| {})).unwrap();
+        let models = make(&settings, &plan, vec![tempfile::tempfile().unwrap()], |_: &[u8]| {}).unwrap();
 
         let fixtures = native.fixtures().into_iter().map(|fixture| fixture.request);
         let bridge = fixtures.chain([HostBridge::new(pci::BRIDGE).request()]);
@@ -336,7 +400,7 @@ mod tests {
         let settings = settle(Config { nets: vec![net], ..Config::default() }, &[&native], None).unwrap();
         let plan = plan(&settings, None).unwrap();
 
-        let refused = make(&settings, &plan, Vec::new(), Box::new(|_| {})).err().unwrap();
+        let refused = make(&settings, &plan, Vec::new(), |_: &[u8]| {}).err().unwrap();
 
         let said = (refused.to_string(), refused.exit());
         assert_eq!(said, ("x cannot be had: this program has no nets on open files".into(), Exit::BadInput));
@@ -347,7 +411,7 @@ mod tests {
         let settings = settle(Config::default(), &[&PC], None).unwrap();
 
         let plan = plan(&settings, None).unwrap();
-        let error = make(&settings, &plan, Vec::new(), Box::new(|_| {})).err().unwrap();
+        let error = make(&settings, &plan, Vec::new(), |_: &[u8]| {}).err().unwrap();
 
         assert_eq!(
             error.to_string(),

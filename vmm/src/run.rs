@@ -57,8 +57,7 @@ pub fn run(settings: &Settings<'_>, locked: Option<&Lock>, timings: &Timings) ->
     let (plan, image) = on_paper(settings, locked, &files, timings)?;
     let output = Output::start(io::stdout()).map_err(MachineError::Thread)?;
     let guest_prints = output.clone();
-    let sink = Box::new(move |bytes: &[u8]| guest_prints.put(bytes));
-    let models = models::make(settings, &plan, disks, sink)?;
+    let models = models::make(settings, &plan, disks, move |bytes: &[u8]| guest_prints.put(bytes))?;
     let machine = Machine::build(&plan, &image, &models.all, timings)?;
     drop(image);
     // It is in guest memory now.

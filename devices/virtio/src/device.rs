@@ -35,6 +35,11 @@ pub trait VirtioDevice: Send {
     /// The driver wrote `data` at `at` of the configuration. Most devices have nothing to write there.
     fn write_config(&mut self, _at: u64, _data: &[u8], _from: Interface) {}
 
+    /// Whether it hears what is written to its configuration even before there is a driver, and after that failed.
+    fn listens_always(&self) -> bool {
+        false
+    }
+
     /// Begins to serve the rings. It owns them until [`VirtioDevice::stop`].
     ///
     /// # Errors

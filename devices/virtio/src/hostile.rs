@@ -9,7 +9,9 @@ use ambit_bus::bench::RAM_BASE;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::balloon::{self, Balloon};
 use crate::block::{Block, BlockError, Engine, Options};
+use crate::console::{self, Console};
 use crate::driver::{EVENT_IDX, INDIRECT, Machine, RAM, VERSION_1, Vq, WRITE};
 use crate::net::{Carrier, Mac, Net, Offloads};
 use crate::rng::Rng;
@@ -63,7 +65,7 @@ fn attack() -> impl Strategy<Value = Attack> {
     (
         prop::sample::select(vec![0, INDIRECT, EVENT_IDX, INDIRECT | EVENT_IDX]),
         prop::collection::vec(descriptor(), usize::from(SIZE) * 6),
-        prop::collection::vec((0u16..2, prop_oneof![12 => 0..SIZE, 1 => any::<u16>()]), 0..40),
+        prop::collection::vec((0u16..6, prop_oneof![12 => 0..SIZE, 1 => any::<u16>()]), 0..40),
         prop::option::weighted(0.1, any::<u16>()),
         header,
     )
@@ -184,5 +186,33 @@ proptest! {
         launch(&mut machine, 1, &attack);
         let into = machine.put(&[0; 64]);
         serves(&mut machine, &[(into, 64, WRITE)], 64);
+    }
+    #[test]
+    fn a_console_outlives_any_ring(attack in attack()) {
+        let (console, input) = Console::new(Box::new(|_| {}), &console::Options::new("console")).unwrap();
+        let mut machine = Machine::new(console);
+        input.push(&[b'x'; 1000]);
+        launch(&mut machine, 2, &attack);
+        machine.set_status(0);
+        let (left, into) = (console::INPUT_ROOM - input.room(0), machine.put(&[0; 16]));
+        input.push(b"key");
+        // The guest may have read any part of what was typed before.
+        let used = (left + 3).min(16);
+        serves(&mut machine, &[(into, 16, WRITE)], used.try_into().unwrap());
+    }
+
+    #[test]
+    fn a_balloon_outlives_any_ring(attack in attack()) {
+        let (balloon, control) = Balloon::new(&balloon::Options::new("balloon"));
+        let mut machine = Machine::new(balloon);
+        let attack = Attack { features: attack.features | 1 << 5, ..attack };
+        launch(&mut machine, 3, &attack);
+        machine.set_status(0);
+        let page = RAM_BASE + (8 << 20);
+        machine.memory.write_slice(&[7; 4096], GuestAddress(page)).unwrap();
+        let number = machine.put(&u32::try_from(page >> 12).unwrap().to_le_bytes());
+        serves(&mut machine, &[(number, 4, 0)], 0);
+        prop_assert_eq!(machine.bytes(page, 4096), [0; 4096]);
+        prop_assert_eq!(control.actual(), 0);
     }
 }

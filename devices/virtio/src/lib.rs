@@ -15,8 +15,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation))]
 
+pub mod balloon;
 pub mod block;
 pub mod config;
+pub mod console;
 pub mod device;
 pub mod interrupt;
 mod iov;

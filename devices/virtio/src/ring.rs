@@ -354,17 +354,23 @@ pub fn cut(buffers: &[Buffer], len: u64) -> (Vec<Buffer>, Vec<Buffer>) {
 /// Reads the first bytes of `buffers`, however they are split. `None` if there are fewer than `N`.
 pub fn read_front<const N: usize>(memory: &GuestMemory, buffers: &[Buffer]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    let mut rest = bytes.as_mut_slice();
+    (read_some(memory, buffers, &mut bytes) == N).then_some(bytes)
+}
+
+/// Reads from the front of `buffers` until `bytes` are full; how many that were.
+pub fn read_some(memory: &GuestMemory, buffers: &[Buffer], bytes: &mut [u8]) -> usize {
+    let mut rest = bytes;
+    let mut count = 0usize;
     for buffer in buffers {
-        let len = rest.len().min(usize::try_from(buffer.len).ok()?);
-        let (now, later) = rest.split_at_mut_checked(len)?;
-        memory.read_slice(now, buffer.address).ok()?;
-        rest = later;
-        if rest.is_empty() {
-            return Some(bytes);
+        let len = rest.len().min(usize::try_from(buffer.len).unwrap_or(usize::MAX));
+        let Some((now, later)) = rest.split_at_mut_checked(len) else { break };
+        if now.is_empty() || memory.read_slice(now, buffer.address).is_err() {
+            break;
         }
+        count = count.saturating_add(len);
+        rest = later;
     }
-    None
+    count
 }
 
 /// Writes `bytes` to the front of `buffers`, as far as they go; how many that were.

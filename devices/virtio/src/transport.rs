@@ -199,7 +199,8 @@ impl Transport {
 
     /// The driver writes to the configuration. A modern one has nothing to say before it is DRIVER.
     pub fn write_config(&mut self, at: u64, data: &[u8], from: Interface) {
-        if self.is_of(from) && (from == Interface::Legacy || self.has(DRIVER)) && !self.has(FAILED) {
+        let hears = (from == Interface::Legacy || self.has(DRIVER)) && !self.has(FAILED);
+        if self.is_of(from) && (hears || self.device.listens_always()) {
             self.device.write_config(at, data, from);
         }
     }

@@ -83,7 +83,7 @@ impl Vm {
         let Some(fd) = create_vm(&kvm, plan.ipa_bits, answers)? else { return Ok(None) };
         let is_mapped = memory.is_some();
         let handle = Arc::new(Handle { fd, memory: memory.unwrap_or_default() });
-        for (slot, range) in (0..).zip(plan.ram()) {
+        for (slot, range) in (0..).zip(plan.ram().flat_map(slots)) {
             let step = Step::AddRam { range };
             if is_mapped {
                 answers.hear(step, handle.add_ram(slot, range))?;
@@ -153,6 +153,15 @@ fn create_vm(kvm: &Kvm, ipa_bits: PaBits, answers: &mut Answers) -> Result<Optio
     PaBits::new(limit).filter(|limit| *limit < ipa_bits).map_or(Ok(None), make)
 }
 
+/// The most that one slot is given, in bytes. KVM counts a slot's pages in 31 bits, and they may be 4 KiB.
+const SLOT: u64 = 1 << 42;
+
+/// One region of RAM as slots of KVM.
+fn slots(ram: AddressRange) -> impl Iterator<Item = AddressRange> {
+    let starts = (0..ram.size().div_ceil(SLOT)).map(|slot| slot * SLOT);
+    starts.filter_map(move |at| AddressRange::new(ram.first() + at, (ram.size() - at).min(SLOT)))
+}
+
 fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|errno| KvmError::new(Step::Open, errno))?;
     match kvm.get_api_version() {
@@ -204,4 +213,19 @@ fn attribute(device: &DeviceFd, group: u32, attr: u32, which: u64) -> Result<u64
     // the call.
     unsafe { device.get_device_attr(&mut asked) }?;
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_of_more_than_a_slot_is_several_without_a_gap() {
+        let of = |size| slots(AddressRange::fixed(1 << 30, size)).collect::<Vec<_>>();
+
+        assert_eq!(of(4096), [AddressRange::fixed(1 << 30, 4096)]);
+        assert_eq!(of(SLOT), [AddressRange::fixed(1 << 30, SLOT)]);
+        let two = [AddressRange::fixed(1 << 30, SLOT), AddressRange::fixed((1 << 30) + SLOT, 4096)];
+        assert_eq!(of(SLOT + 4096), two);
+    }
 }
