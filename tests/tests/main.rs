@@ -18,3 +18,4 @@ mod transports;
 mod vcpus;
 mod vendor;
 mod verify;
+mod virtio_devices;

@@ -177,7 +177,8 @@ pub fn make(
     if let Some(PlainSettings { id, transport }) = &settings.rng {
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
-        all.push(over(*transport, id, rng::KIND, rng::Rng::new(id, source)));
+        let rng = rng::Rng::new(source, &rng::Options::new(id));
+        all.push(over(*transport, id, rng::KIND, rng));
     }
     for (disk, file) in settings.disks.iter().zip(disks) {
         let block = block::Block::new(file, &block_options(disk))?;

@@ -41,6 +41,12 @@ pub fn lint() -> Result<()> {
 pub fn unit_tests() -> Result<()> {
     shown("unit tests", cargo(["test", "--workspace"]))?;
     shown("unit tests of the vendor's board", cargo(vendor::cargo("test")))?;
+    // Run again for what it prints, which takes no time.
+    let conformance = ["test", "--quiet", "--package", "ambit-tests", "--test", "conformance"];
+    shown(
+        "conformance to virtio",
+        cargo(conformance.into_iter().chain(["--", "--nocapture", "--test-threads=1"])),
+    )?;
     tools::need(tools::QEMU)?;
     shown("board qemu-virt beside QEMU", cargo(["test", "--package", "ambit-tests", "--test", "qemu"]))
 }

@@ -14,7 +14,7 @@ use crate::block::{Block, BlockError, Engine, Options};
 use crate::console::{self, Console};
 use crate::driver::{EVENT_IDX, INDIRECT, Machine, RAM, VERSION_1, Vq, WRITE};
 use crate::net::{Carrier, Mac, Net, Offloads};
-use crate::rng::Rng;
+use crate::rng::{self, Rng};
 
 const SIZE: u16 = 8;
 /// Where buffers and indirect tables are, besides wild places: behind the rings of [`Machine`].
@@ -182,7 +182,7 @@ proptest! {
 
     #[test]
     fn an_entropy_device_outlives_any_ring(attack in attack()) {
-        let mut machine = Machine::new(Rng::new("rng", File::open("/dev/zero").unwrap()));
+        let mut machine = Machine::new(Rng::new(File::open("/dev/zero").unwrap(), &rng::Options::new("rng")));
         launch(&mut machine, 1, &attack);
         let into = machine.put(&[0; 64]);
         serves(&mut machine, &[(into, 64, WRITE)], 64);

@@ -35,10 +35,12 @@ const COMMON_AT: u64 = 0;
 const ISR_AT: u64 = 0x400;
 const CONFIG_AT: u64 = 0x800;
 const NOTIFY_AT: u64 = 0x1000;
-const TABLE_AT: u64 = 0x2000;
-const PENDING_AT: u64 = 0x3000;
+const TABLE_AT: u64 = TABLE as u64;
+/// As the capability of MSI-X says them.
+const TABLE: u32 = 0x2000;
+const PENDING: u32 = 0x3000;
 /// From one queue's notifications to the next's, in bytes (4.1.4.4).
-const NOTIFY_STEP: u64 = 4;
+const NOTIFY_STEP: u32 = 4;
 
 /// What one called `id` asks of the planner; `kind` is "virtio-blk" or the like.
 pub fn request(id: &str, kind: &str, interface: Interface) -> Request {
@@ -142,7 +144,7 @@ fn kicks(
     let kick = |queue: u16| {
         let kick = EventFd::new(EFD_NONBLOCK);
         let kick = kick.map_err(|source| HostError { wanted: "an event".into(), source })?;
-        let byte = NOTIFY_AT.saturating_add(NOTIFY_STEP.saturating_mul(u64::from(queue)));
+        let byte = NOTIFY_AT.saturating_add(u64::from(NOTIFY_STEP).saturating_mul(queue.into()));
         host.doorbell(Doorbell { window: memory_window(interface), byte, write: Match::Any }, &kick)?;
         if interface == Interface::Legacy {
             let at = Doorbell { window: PORTS, byte: registers::NOTIFY, write: Match::Half(queue) };
@@ -211,9 +213,9 @@ impl Virtio {
                 self.transport.write_config(at, data, Interface::Modern);
             }
             NOTIFY_AT..TABLE_AT => {
-                let queue = at.byte.saturating_sub(NOTIFY_AT);
+                let queue = u32::try_from(at.byte.saturating_sub(NOTIFY_AT)).unwrap_or(u32::MAX);
                 if queue.is_multiple_of(NOTIFY_STEP) {
-                    self.transport.kick(u32::try_from(queue / NOTIFY_STEP).unwrap_or(u32::MAX));
+                    self.transport.kick(queue / NOTIFY_STEP);
                 }
             }
             _ => {}

@@ -5,7 +5,7 @@ use ambit_bus::bench::{BenchHost, RAM_BASE};
 use ambit_resources::{AddressRange, PaBits};
 
 use super::*;
-use crate::driver::{Face, Machine, RAM, Spot, VERSION_1, Vq, WRITE, idles, unique, until};
+use crate::driver::{EVENT_IDX, Face, Machine, RAM, Spot, VERSION_1, Vq, WRITE, idles, unique, until};
 
 const SIZE: u64 = 1;
 const EMERG: u64 = 4;
@@ -232,7 +232,7 @@ fn what_is_typed_before_there_is_a_driver_or_a_buffer_waits() {
     });
 }
 
-//
+//
 #[test]
 fn a_guest_that_does_not_read_holds_up_who_types_and_nothing_else() {
     let id = unique("con");
@@ -306,6 +306,26 @@ fn a_megabyte_typed_by_another_thread_arrives_whole() {
     assert!(got == bytes);
 }
 
+// C-056
+#[test]
+fn kicks_are_asked_for_again_when_a_ring_is_empty() {
+    for features in [0, EVENT_IDX] {
+        let (mut machine, input, _, [mut receive, mut transmit]) = live(Face::Mmio, features);
+        let at = machine.alloc(100, 1);
+        input.push(&text(200));
+        machine.ask(&mut receive, &[(at, 100, WRITE)]);
+        machine.ask(&mut transmit, &[(at, 100, 0)]);
+
+        for (queue, flags) in [(&mut receive, WRITE), (&mut transmit, 0)] {
+            let before = queue.slot;
+            queue.offer(&[(at, 100, flags)]);
+            until("to be wanted", || queue.wants_kick(features != 0, before).then_some(()));
+            machine.kick(queue);
+            queue.wait();
+        }
+    }
+}
+
 // C-250
 #[test]
 fn an_emergency_is_heard_in_every_state_of_the_driver() {
@@ -358,7 +378,7 @@ fn an_emergency_is_heard_behind_output_that_waits_and_is_bounded_too() {
     let request = said(&mut machine, &bytes);
     transmit.offer(&[request]);
     machine.kick(&transmit);
-    let cry = |machine: &Machine| machine.put_at(machine.spots.config.plus(8), &[b'!']);
+    let cry = |machine: &Machine| machine.put_at(machine.spots.config.plus(8), b"!");
 
     // The guest's worker stops at some place in the request; then emergencies are all that comes.
     std::thread::sleep(Duration::from_millis(50));

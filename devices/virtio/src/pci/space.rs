@@ -7,9 +7,7 @@ use virtio_bindings::virtio_ids::{
 };
 
 use super::registers::COMMON;
-use super::{
-    COMMON_AT, CONFIG_AT, ISR_AT, NOTIFY_AT, NOTIFY_STEP, PENDING_AT, TABLE_AT, memory_window, request,
-};
+use super::{COMMON_AT, CONFIG_AT, ISR_AT, NOTIFY_AT, NOTIFY_STEP, PENDING, TABLE, memory_window, request};
 use crate::device::{Interface, VirtioDevice};
 
 /// Of every virtio function (4.1.2).
@@ -52,7 +50,7 @@ impl Space {
         let window = memory_window(interface);
         let identity = identity(device.device_type(), interface);
         let mut config = ConfigSpace::new(identity, &bars, line.is_some())?;
-        let place = Place { window, table: TABLE_AT as u32, pba: PENDING_AT as u32 };
+        let place = Place { window, table: TABLE, pba: PENDING };
         let msix = messages.map(|wires| Msix::new(&mut config, place, wires)).transpose()?;
         let bar = config.register(window).unwrap_or(0);
         config.append(VENDOR_SPECIFIC, &structure(CAP_LEN, COMMON_CFG, bar, COMMON_AT, COMMON), &[])?;
@@ -61,9 +59,9 @@ impl Space {
         if len > 0 {
             config.append(VENDOR_SPECIFIC, &structure(CAP_LEN, DEVICE_CFG, bar, CONFIG_AT, len), &[])?;
         }
-        let len = NOTIFY_STEP.saturating_mul(device.queue_sizes().len() as u64);
+        let len = u64::from(NOTIFY_STEP).saturating_mul(device.queue_sizes().len() as u64);
         let mut notify = structure(LONG_CAP_LEN, NOTIFY_CFG, bar, NOTIFY_AT, len).to_vec();
-        notify.extend_from_slice(&(NOTIFY_STEP as u32).to_le_bytes());
+        notify.extend_from_slice(&NOTIFY_STEP.to_le_bytes());
         config.append(VENDOR_SPECIFIC, &notify, &[])?;
         // BAR, offset and length are the guest's to write, and so is what goes through them.
         let mut through = structure(LONG_CAP_LEN, PCI_CFG, 0, 0, 0).to_vec();

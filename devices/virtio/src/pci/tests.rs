@@ -159,7 +159,8 @@ fn the_capability_list_ends_and_each_structure_is_inside_its_bar_and_apart() {
 fn a_device_without_a_configuration_has_no_capability_for_one() {
     let host = BenchHost::new(RAM);
     let source = std::fs::File::open("/dev/urandom").unwrap();
-    let machine = Machine::build(host, Face::Pci, crate::rng::Rng::new("rng", source));
+    let machine =
+        Machine::build(host, Face::Pci, crate::rng::Rng::new(source, &crate::rng::Options::new("rng")));
     let kinds: Vec<u8> = capabilities(&machine)
         .into_iter()
         .filter(|(_, id)| *id == 9)
@@ -241,7 +242,7 @@ fn what_comes_through_the_registers_of_the_other_kind_of_driver_is_ignored_but_a
     assert_eq!(machine.status(), 0);
 }
 
-// C-126, C-127, C-130, C-131, C-133, C-146, R-08, R-09
+// C-131, C-146, R-08, R-09
 #[test]
 fn a_queue_that_is_not_there_reads_as_nothing_and_takes_nothing() {
     let machine = echo(Face::Pci);
@@ -404,6 +405,30 @@ fn a_device_that_needs_a_reset_sets_the_status_and_sends_the_configurations_mess
 
     assert_eq!((machine.status(), sent(&machine)), (11 | NEEDS_RESET, vec![message]));
     assert_eq!(machine.acknowledge(), 2);
+}
+
+// C-148, C-150
+#[test]
+fn a_configuration_without_a_vector_sends_nothing() {
+    for (vector, expected) in [(NO_VECTOR, 0), (3, 0), (2, 1)] {
+        let machine = echo(Face::Pci);
+        enable_msix(&machine);
+        for vector in 0..3 {
+            open_vector(&machine, vector);
+        }
+        assert!(machine.negotiate(VERSION_1));
+        let [of_config, _] = vector_fields(&machine);
+        machine.put_at(of_config, &[1, 0]);
+        machine.put_at(of_config, &vector.to_le_bytes());
+        assert_eq!(half(&machine, of_config), if expected == 1 { vector } else { NO_VECTOR });
+        machine.select(0);
+        machine.place(16, [8, 0, 0]);
+
+        machine.enable();
+
+        assert_eq!((machine.status(), sent(&machine).len()), (11 | NEEDS_RESET, expected));
+        assert!(!machine.pin().is_high());
+    }
 }
 
 // C-153

@@ -1,15 +1,18 @@
 //! What holds on every transport, seen through each.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambit_bus::bench::{BenchHost, RAM_BASE};
 use ambit_resources::{AddressRange, PaBits};
 
+use crate::config::Config;
+use crate::device::{Start, StartError, VirtioDevice};
 use crate::driver::{
-    ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, VERSION_1, Vq, WRITE, unique, until,
+    ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, Spot, VERSION_1, Vq, WRITE, unique, until,
 };
+use crate::ring::Ring;
 
 const NEEDS_RESET: u32 = 64;
 const FAILED: u32 = 128;
@@ -43,6 +46,43 @@ fn each(test: impl Fn(Face)) {
         eprintln!("on {face:?}");
         test(face);
     }
+}
+
+/// An echo with queues of these sizes, whose driver is told when the configuration changes.
+struct Shaped(Echo, &'static [u16]);
+
+impl VirtioDevice for Shaped {
+    fn device_type(&self) -> u32 {
+        self.0.device_type()
+    }
+
+    fn features(&self) -> u64 {
+        self.0.features()
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        self.1
+    }
+
+    fn config(&self) -> &Arc<Config> {
+        self.0.config()
+    }
+
+    fn start(&mut self, start: Start) -> Result<(), StartError> {
+        self.config().attach(&start.interrupt);
+        self.0.start(start)
+    }
+
+    fn stop(&mut self) -> Vec<Ring> {
+        self.config().detach();
+        self.0.stop()
+    }
+}
+
+fn shaped(face: Face, sizes: &'static [u16]) -> (Machine, Arc<Config>) {
+    let device = Shaped(Echo::new(&unique("shaped")), sizes);
+    let config = Arc::clone(device.config());
+    (Machine::with_face(face, device), config)
 }
 
 /// The whole rule for features that are agreeable: what status follows on a write.
@@ -337,5 +377,263 @@ fn the_queue_vectors_hold_on_every_transport() {
         assert!(!taken([GIB, 0xffff_ffff_ffff_fffe, used]));
         assert!(!taken([GIB + 8, avail, used]));
         assert_eq!(machine.status(), 11 | NEEDS_RESET);
+    });
+}
+
+// C-003, C-019, C-020, C-078, C-128
+#[test]
+fn a_change_of_the_configuration_is_told_and_has_another_generation_if_it_was_read() {
+    each(|face| {
+        let (mut machine, config) = shaped(face, &[16]);
+        let mut queue = live(&mut machine, 0);
+        let generation = |machine: &Machine| match face {
+            Face::Mmio => machine.read(0xfc).to_le_bytes()[0],
+            Face::Pci => machine.get::<1>(machine.spots.common.plus(21))[0],
+            // Their drivers read until twice the same comes.
+            Face::MmioLegacy | Face::PciLegacy => 0,
+        };
+        for value in 11..20 {
+            let before = (machine.get::<4>(machine.spots.config), generation(&machine));
+            assert_eq!((machine.get::<4>(machine.spots.config), generation(&machine)), before);
+            assert_eq!(machine.acknowledge() & 2, 0);
+
+            config.announce(|bytes| bytes[..4].fill(value));
+
+            assert_eq!(machine.acknowledge() & 2, 2);
+            assert_eq!(generation(&machine) != before.1, !face.is_legacy());
+            assert_eq!(machine.get::<4>(machine.spots.config), [value; 4]);
+        }
+        echoes(&mut machine, &mut queue);
+    });
+}
+
+// C-168
+#[test]
+fn a_change_of_the_configuration_is_never_seen_half() {
+    each(|face| {
+        let (machine, config) = shaped(face, &[16]);
+        config.announce(|bytes| bytes.fill(0));
+        let racing = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while racing.load(Ordering::Relaxed) {
+                    config.announce(|bytes| bytes.iter_mut().for_each(|byte| *byte = !*byte));
+                }
+            });
+            let reads = (0..20_000).map(|_| machine.get::<8>(machine.spots.config));
+            let torn = { reads }.find(|bytes| ![[0; 8], [0xff; 8]].contains(bytes));
+            // Whatever comes of it, the other thread ends.
+            racing.store(false, Ordering::Relaxed);
+            assert_eq!(torn, None);
+        });
+    });
+}
+
+// C-046
+#[test]
+fn the_largest_queue_there_can_be_works_past_the_wrap_of_its_indices() {
+    each(|face| {
+        let (mut machine, _) = shaped(face, &[0x8000]);
+        assert!(machine.negotiate(VERSION_1 | EVENT_IDX));
+        let mut queue = machine.queue(0, 0x8000);
+        machine.go();
+        let at = machine.put(&[0; 4]);
+        for _ in 0..7 {
+            (0..0x8000).for_each(|_| {
+                queue.offer(&[(at, 4, WRITE)]);
+            });
+            machine.kick(&queue);
+            for _ in 0..0x8000 {
+                assert_eq!(queue.wait().1, 4);
+            }
+        }
+        assert_eq!((queue.poll(), queue.seen), (None, 0x8000));
+    });
+}
+
+// C-082, C-134
+#[test]
+fn a_ready_queue_keeps_its_size_and_places_before_driver_ok_too() {
+    each(|face| {
+        let mut machine = echo(face);
+        assert!(machine.negotiate(VERSION_1));
+        let mut queue = machine.queue(0, 16);
+        let before = machine.dump();
+        machine.place(8, [RAM_BASE + 0x10_0000, RAM_BASE + 0x11_0000, RAM_BASE + 0x12_0000]);
+        machine.enable();
+        assert_eq!(machine.dump(), before);
+        machine.go();
+        for _ in 0..40 {
+            echoes(&mut machine, &mut queue);
+        }
+    });
+}
+
+// C-126, C-127, C-013
+#[test]
+fn feature_words_of_a_modern_function_read_back_what_counts_and_there_are_two() {
+    let machine = echo(Face::Pci);
+    let common = machine.spots.common;
+    let chosen = |select: u32| {
+        machine.put_at(common.plus(8), &select.to_le_bytes());
+        u32::from_le_bytes(machine.get(common.plus(12)))
+    };
+    for select in [2, 3, 0x8000_0000, u32::MAX] {
+        assert_eq!(machine.offered_word(select), 0);
+    }
+    machine.set_status(1);
+    machine.set_status(3);
+    for word in [0, (EVENT_IDX | INDIRECT) as u32, EVENT_IDX as u32] {
+        machine.choose_word(0, word);
+        machine.choose_word(1, 1);
+        for select in [2, 3, u32::MAX] {
+            machine.choose_word(select, u32::MAX);
+            assert_eq!(chosen(select), 0);
+        }
+        assert_eq!([chosen(0), chosen(1)], [word, 1]);
+    }
+
+    machine.set_status(11);
+    machine.choose(0);
+
+    assert_eq!((machine.status(), chosen(0), chosen(1)), (11, EVENT_IDX as u32, 1));
+}
+
+// C-013
+#[test]
+fn the_features_of_a_legacy_driver_are_settled_by_its_first_queue() {
+    let mut machine = echo(Face::PciLegacy);
+    let chosen = |machine: &Machine| u32::from_le_bytes(machine.get(Spot { window: 1, byte: 4 }));
+    assert!(machine.negotiate(EVENT_IDX));
+    let mut queue = machine.queue(0, 256);
+
+    machine.choose(INDIRECT);
+
+    assert_eq!(chosen(&machine), EVENT_IDX as u32);
+    machine.go();
+    echoes(&mut machine, &mut queue);
+}
+
+// C-095
+#[test]
+fn legacy_mmio_is_version_1_and_has_none_of_the_registers_of_version_2() {
+    let mut machine = echo(Face::MmioLegacy);
+    let modern = [0x44, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0xac, 0xb0, 0xb4, 0xb8, 0xbc, 0xc0, 0xfc];
+    let mut queue = live(&mut machine, 0);
+    let before = machine.dump();
+    for at in modern {
+        for value in [0, 1, u32::MAX] {
+            machine.write(at, value);
+        }
+        assert_eq!(machine.read(at), 0, "{at:#x}");
+    }
+
+    assert_eq!([0x0, 0x4, 0x8, 0xc].map(|at| machine.read(at)), [0x7472_6976, 1, 42, 0x5442_4d41]);
+    assert_eq!(machine.dump(), before);
+    echoes(&mut machine, &mut queue);
+}
+
+/// A legacy driver's queue 0 with pages and an alignment of its choice; it says no size.
+fn legacy_queue(machine: &Machine, at: u64, page: Option<u32>, align: u32) -> Vq {
+    machine.select(0);
+    page.iter().for_each(|page| machine.write(0x28, *page));
+    machine.write(0x3c, align);
+    machine.set_pfn((at / u64::from(page.unwrap_or(4096).max(1))) as u32);
+    let (size, memory) = (256, machine.memory.clone());
+    let (avail, used) = (at + 4096, at + (4096 + 6 + 512u64).next_multiple_of(u64::from(align.max(1))));
+    Vq { index: 0, size, desc: at, avail, used, memory, next: 0, slot: 0, seen: 0 }
+}
+
+// C-096, C-099
+#[test]
+fn a_legacy_queue_wants_pages_and_an_alignment_that_are_powers_of_two() {
+    const AT: u64 = RAM_BASE + 0x10_0000;
+    let machine = echo(Face::MmioLegacy);
+    let taken = |page, align| {
+        assert!(machine.negotiate(0));
+        legacy_queue(&machine, AT, page, align);
+        (machine.is_ready(), machine.status())
+    };
+    // Never said, so there are no pages to count.
+    assert_eq!(taken(None, 4096), (false, 3));
+    for page in [0, 1, 3, 4095, 12_288, u32::MAX] {
+        assert_eq!(taken(Some(page), 4096), (false, 3), "{page}");
+    }
+    for align in [0, 1, 2, 3, 4095, 12_288, u32::MAX] {
+        assert_eq!(taken(Some(4096), align), (false, 3), "{align}");
+    }
+    assert_eq!(taken(Some(4096), 4096), (true, 3));
+}
+
+// C-097, C-098, C-103
+#[test]
+fn a_legacy_queue_is_where_its_pages_and_its_alignment_say_and_as_large_as_it_can_be() {
+    let mut machine = echo(Face::MmioLegacy);
+    machine.alloc(0x40_0000, 0x10_0000);
+    for (round, (page, align)) in (1u64..).zip([(4096, 4096), (65_536, 4096), (16_384, 65_536), (4096, 4)]) {
+        assert!(machine.negotiate(0));
+        let mut queue = legacy_queue(&machine, RAM_BASE + round * 0x8_0000, Some(page), align);
+        machine.go();
+        // More than any smaller queue has.
+        for _ in 0..300 {
+            echoes(&mut machine, &mut queue);
+        }
+    }
+}
+
+// C-102
+#[test]
+fn the_largest_size_of_a_live_legacy_queue_can_be_read_and_nothing_comes_of_it() {
+    each(|face| {
+        if !face.is_legacy() {
+            return;
+        }
+        let mut machine = echo(face);
+        let mut queue = live(&mut machine, 0);
+        for _ in 0..20 {
+            machine.select(0);
+            assert_eq!((machine.largest(), machine.is_ready()), (256, true));
+            echoes(&mut machine, &mut queue);
+        }
+    });
+}
+
+// C-047, C-048
+#[test]
+fn an_interrupt_follows_each_use_on_every_transport_unless_the_flag_says_no() {
+    each(|face| {
+        let mut machine = echo(face);
+        let mut queue = live(&mut machine, 0);
+        for event in 0..20 {
+            // Says nothing without EVENT_IDX.
+            queue.set_used_event(0x7777 + event);
+            echoes(&mut machine, &mut queue);
+            machine.wait_until("an interrupt", |machine| machine.acknowledge() == 1);
+        }
+        let mut queue = live(&mut machine, 0);
+        queue.set_avail_flags(1);
+        for _ in 0..20 {
+            echoes(&mut machine, &mut queue);
+        }
+        assert_eq!(machine.acknowledge(), 0);
+    });
+}
+
+// C-049, C-050
+#[test]
+fn an_interrupt_comes_on_every_transport_when_the_index_passes_the_event_and_not_before() {
+    each(|face| {
+        let mut machine = echo(face);
+        let mut queue = live(&mut machine, EVENT_IDX);
+        for round in 0..200 {
+            // Says nothing with EVENT_IDX.
+            queue.set_avail_flags(round % 2);
+            queue.set_used_event(queue.seen.wrapping_add(2));
+            echoes(&mut machine, &mut queue);
+            echoes(&mut machine, &mut queue);
+            assert_eq!(machine.acknowledge(), 0, "round {round}");
+            echoes(&mut machine, &mut queue);
+            machine.wait_until("an interrupt", |machine| machine.acknowledge() == 1);
+        }
     });
 }

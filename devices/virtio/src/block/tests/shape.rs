@@ -57,6 +57,28 @@ fn the_configuration_says_what_is_offered_and_nothing_else() {
     assert_eq!(fields(&readonly), [64, 0, 254, 0, 0, 0, 512, 3, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
+// C-009, C-011, C-012
+#[test]
+fn every_subset_of_its_features_is_accepted_again_and_no_other_bit() {
+    for face in [Face::Mmio, Face::Pci] {
+        let machine = Setup::new(face, Engine::Sync).with(|setup| setup.options.queues = 2).bench().machine;
+        let offered = machine.offered() & !VERSION_1;
+        let mut features = 0;
+        loop {
+            assert!(machine.negotiate(VERSION_1 | features), "{features:#x}");
+            // The next subset of what is offered.
+            features = features.wrapping_sub(offered) & offered;
+            if features == 0 {
+                break;
+            }
+        }
+        for bit in (0..64).map(|bit| 1 << bit).filter(|bit| (offered | VERSION_1) & bit == 0) {
+            assert!(!machine.negotiate(VERSION_1 | bit), "{bit:#x}");
+        }
+        assert!(machine.negotiate(machine.offered()));
+    }
+}
+
 // C-182
 #[test]
 fn behind_the_configuration_there_is_nothing_on_any_transport() {
