@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation))]
 
 pub mod balloon;
+mod bells;
 pub mod block;
 pub mod config;
 pub mod console;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use ambit_memory::GuestMemory;
-use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::bells::{self, By, Side, Words};
 use crate::interrupt::Interrupt;
 
 /// A virtqueue that is served by whoever has it.
@@ -125,29 +125,18 @@ impl Ring {
     /// # Errors
     /// [`Broken`] if the available ring cannot be read.
     pub fn tell(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
-        // The used index must be visible before it is read what the driver wants.
-        fence(Ordering::SeqCst);
-        let (new, old) = (self.queue.next_used(), self.told);
-        self.told = new;
-        let wanted = if self.queue.event_idx_enabled() {
-            // Behind the ring (virtio 1.2, 2.7.6); wanted if it is among the entries just written.
-            let event =
-                self.avail(memory, u64::from(self.queue.size()).saturating_mul(2).saturating_add(4))?;
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-        } else {
-            u32::from(self.avail(memory, 0)?) & VRING_AVAIL_F_NO_INTERRUPT == 0
-        };
-        if wanted && new != old {
+        let used = self.queue.next_used();
+        let told = std::mem::replace(&mut self.told, used);
+        let (words, by) = self.words(memory);
+        if bells::wants_call(&words, by, told, used)? {
             self.call.used(self.index);
         }
         Ok(())
     }
 
-    /// A field of the available ring, by its offset.
-    fn avail(&self, memory: &GuestMemory, at: u64) -> Result<u16, Broken> {
-        let at = GuestAddress(self.queue.avail_ring().saturating_add(at));
-        let field = memory.load::<u16>(at, Ordering::Relaxed).map_err(|error| broken(self.index, &error))?;
-        Ok(u16::from_le(field))
+    fn words<'a>(&'a self, memory: &'a GuestMemory) -> (InMemory<'a>, By) {
+        let by = if self.queue.event_idx_enabled() { By::Index } else { By::Flags };
+        (InMemory { index: self.index, queue: &self.queue, memory }, by)
     }
 
     /// Asks for no kicks while the ring is being looked at anyway.
@@ -155,7 +144,8 @@ impl Ring {
     /// # Errors
     /// [`Broken`] if the used ring cannot be written.
     pub fn quiet(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
-        self.queue.disable_notification(memory).map_err(|error| broken(self.index, &error))
+        let (words, by) = self.words(memory);
+        bells::quiet(&words, by)
     }
 
     /// Asks for kicks again. True if something became available meanwhile, and must be looked at: its
@@ -164,7 +154,8 @@ impl Ring {
     /// # Errors
     /// [`Broken`] if the rings cannot be reached.
     pub fn listen(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        self.queue.enable_notification(memory).map_err(|error| broken(self.index, &error))
+        let (words, by) = self.words(memory);
+        bells::listen(&words, by, self.queue.next_avail())
     }
 
     /// Serves requests until there are none, or a turn is over. True if there may be more.
@@ -173,40 +164,114 @@ impl Ring {
     ///
     /// # Errors
     /// [`Broken`] if the ring makes no sense.
-    pub fn serve(
-        &mut self,
-        memory: &GuestMemory,
-        mut serve: impl FnMut(&Chain) -> u32,
-    ) -> Result<bool, Broken> {
-        let mut turn = Turn::default();
-        self.quiet(memory)?;
-        let more = loop {
-            if turn.is_over() {
-                break true;
+    pub fn serve(&mut self, memory: &GuestMemory, serve: impl FnMut(&Chain) -> u32) -> Result<bool, Broken> {
+        bells::serve(&mut Service { ring: self, memory, turn: Turn::default(), serve })
+    }
+}
+
+/// A ring that is served for one turn.
+struct Service<'a, F> {
+    ring: &'a mut Ring,
+    memory: &'a GuestMemory,
+    turn: Turn,
+    serve: F,
+}
+
+impl<F: FnMut(&Chain) -> u32> Side for Service<'_, F> {
+    type Error = Broken;
+
+    fn quiet(&mut self) -> Result<(), Broken> {
+        self.ring.quiet(self.memory)
+    }
+
+    fn listen(&mut self) -> Result<bool, Broken> {
+        // A guest that moves its index to and fro uses up the turn.
+        self.turn.took(0);
+        self.ring.listen(self.memory)
+    }
+
+    fn serve(&mut self) -> Result<bool, Broken> {
+        let Some((head, chain)) = self.ring.next(self.memory)? else { return Ok(false) };
+        let written = match chain {
+            Ok(chain) => {
+                self.turn.took(total(&chain.readable).saturating_add(total(&chain.writable)));
+                (self.serve)(&chain)
             }
-            let Some((head, chain)) = self.next(memory)? else {
-                if self.listen(memory)? {
-                    turn.took(0);
-                    self.quiet(memory)?;
-                    continue;
-                }
-                break false;
-            };
-            let written = match chain {
-                Ok(chain) => {
-                    turn.took(total(&chain.readable).saturating_add(total(&chain.writable)));
-                    serve(&chain)
-                }
-                Err(malformed) => {
-                    turn.took(0);
-                    tracing::debug!("queue {}: chain {head} refused: {malformed}", self.index);
-                    0
-                }
-            };
-            self.finish(memory, head, written)?;
+            Err(malformed) => {
+                self.turn.took(0);
+                tracing::debug!("queue {}: chain {head} refused: {malformed}", self.ring.index);
+                0
+            }
         };
-        self.tell(memory)?;
-        Ok(more)
+        self.ring.finish(self.memory, head, written)?;
+        Ok(true)
+    }
+
+    fn is_over(&self) -> bool {
+        self.turn.is_over()
+    }
+
+    fn tell(&mut self) -> Result<(), Broken> {
+        self.ring.tell(self.memory)
+    }
+}
+
+/// The words of a ring where the guest has them.
+struct InMemory<'a> {
+    index: u16,
+    queue: &'a Queue,
+    memory: &'a GuestMemory,
+}
+
+/// Flags, then an index, then the ring (virtio 1.2, 2.7.6 and 2.7.8).
+const FLAGS: u64 = 0;
+const INDEX: u64 = 2;
+const ENTRIES: u64 = 4;
+
+impl InMemory<'_> {
+    fn load(&self, ring: u64, at: u64) -> Result<u16, Broken> {
+        let at = GuestAddress(ring.saturating_add(at));
+        let word = self.memory.load::<u16>(at, Ordering::Relaxed);
+        word.map(u16::from_le).map_err(|error| broken(self.index, &error))
+    }
+
+    fn store(&self, ring: u64, at: u64, word: u16) -> Result<(), Broken> {
+        let at = GuestAddress(ring.saturating_add(at));
+        let stored = self.memory.store(word.to_le(), at, Ordering::Relaxed);
+        stored.map_err(|error| broken(self.index, &error))
+    }
+
+    /// Behind a ring with entries of so many bytes.
+    fn behind(&self, entry: u64) -> u64 {
+        u64::from(self.queue.size()).saturating_mul(entry).saturating_add(ENTRIES)
+    }
+}
+
+impl Words for InMemory<'_> {
+    type Error = Broken;
+
+    fn available(&self) -> Result<u16, Broken> {
+        self.load(self.queue.avail_ring(), INDEX)
+    }
+
+    fn flags(&self) -> Result<u16, Broken> {
+        self.load(self.queue.avail_ring(), FLAGS)
+    }
+
+    fn used_event(&self) -> Result<u16, Broken> {
+        self.load(self.queue.avail_ring(), self.behind(2))
+    }
+
+    fn set_flags(&self, flags: u16) -> Result<(), Broken> {
+        self.store(self.queue.used_ring(), FLAGS, flags)
+    }
+
+    fn set_avail_event(&self, event: u16) -> Result<(), Broken> {
+        self.store(self.queue.used_ring(), self.behind(8), event)
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
     }
 }
 
