@@ -88,9 +88,14 @@ pub fn wants_call<W: Words>(words: &W, by: By, told: u16, used: u16) -> Result<b
     Ok(wanted && used != told)
 }
 
-// Flags of 16 bits that the bindings have as wider ones.
-const NO_NOTIFY: u16 = VRING_USED_F_NO_NOTIFY as u16;
-const NO_INTERRUPT: u16 = VRING_AVAIL_F_NO_INTERRUPT as u16;
+const NO_NOTIFY: u16 = half(VRING_USED_F_NO_NOTIFY);
+const NO_INTERRUPT: u16 = half(VRING_AVAIL_F_NO_INTERRUPT);
+
+/// Flags have 16 bits, and the bindings' constants 32.
+const fn half(flags: u32) -> u16 {
+    let [a, b, ..] = flags.to_le_bytes();
+    u16::from_le_bytes([a, b])
+}
 
 /// Serves requests until there are none and the driver was asked to ring for the next, or a turn is over. True if
 /// there may be more.

@@ -30,6 +30,7 @@ pub mod pci;
 mod queue;
 mod ring;
 pub mod rng;
+mod rounds;
 mod transport;
 mod worker;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ambit_memory::GuestMemory;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::device::{Start, StartError};
 use crate::interrupt::Interrupt;
 use crate::ring::{Broken, Ring};
+use crate::rounds::{self, Due, Rounds, Running};
 
 /// What is particular to one type of device. Each lane of a [`Service`] has one, on a thread of its own.
 pub trait Serve: Send + 'static {
@@ -79,7 +80,7 @@ impl Next {
 pub struct Service<S> {
     name: String,
     lanes: Vec<Lane<S>>,
-    running: Vec<Running>,
+    running: Vec<Thread>,
 }
 
 /// One backend, and the queues that it serves.
@@ -89,9 +90,23 @@ struct Lane<S> {
     queues: Option<Vec<u16>>,
 }
 
-struct Running {
+struct Thread {
     thread: JoinHandle<Vec<Ring>>,
     stop: EventFd,
+}
+
+impl Running for Thread {
+    type Back = Vec<Ring>;
+
+    fn ask_to_stop(&self) {
+        // Full means it is signalled already.
+        let _full = self.stop.write(1);
+    }
+
+    fn join(self) -> Vec<Ring> {
+        // A panic has ended the program already.
+        self.thread.join().unwrap_or_default()
+    }
 }
 
 impl<S: Serve> Service<S> {
@@ -149,7 +164,7 @@ impl<S: Serve> Lane<S> {
         self.queues.as_ref().is_none_or(|queues| queues.contains(&queue))
     }
 
-    fn start(&self, name: &str, rings: Vec<Ring>, run: Run) -> Result<Running, StartError> {
+    fn start(&self, name: &str, rings: Vec<Ring>, run: Run) -> Result<Thread, StartError> {
         let refused = |wanted| move |source| StartError { wanted, source };
         let stop = EventFd::new(EFD_NONBLOCK).map_err(refused("an event to stop by"))?;
         let stopped = stop.try_clone().map_err(refused("an event to stop by"))?;
@@ -160,7 +175,7 @@ impl<S: Serve> Lane<S> {
             .name(name.to_owned())
             .spawn(move || work(&mut *lock(&backend), rings, &run, waiter))
             .map_err(refused("a thread"))?;
-        Ok(Running { thread, stop })
+        Ok(Thread { thread, stop })
     }
 }
 
@@ -173,13 +188,7 @@ impl<S> Service<S> {
     /// The threads have ended when this returns. The rings come in the order of their index; none if it did not
     /// run.
     pub fn stop(&mut self) -> Vec<Ring> {
-        for running in &self.running {
-            // Full means it is signalled already.
-            let _full = running.stop.write(1);
-        }
-        // A panic has ended the program already.
-        let ended = self.running.drain(..).map(|running| running.thread.join().unwrap_or_default());
-        let mut rings: Vec<Ring> = ended.flatten().collect();
+        let mut rings: Vec<Ring> = rounds::stop(&mut self.running).into_iter().flatten().collect();
         rings.sort_by_key(|ring| ring.index);
         rings
     }
@@ -195,51 +204,41 @@ fn lock<S>(backend: &Mutex<S>) -> MutexGuard<'_, S> {
     backend.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One ring of a lane, and when it is served next.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Due {
-    Now,
-    At(Instant),
-    Later,
-    /// It broke, and waits for the driver's reset.
-    Never,
+/// A lane at work.
+struct Work<'a, S> {
+    backend: &'a mut S,
+    rings: Vec<Ring>,
+    run: &'a Run,
+    waiter: Waiter,
 }
 
-impl Due {
-    fn after(next: Next) -> Self {
-        match next {
-            Next::Wait => Self::Later,
-            Next::Again => Self::Now,
-            Next::After(time) => Instant::now().checked_add(time).map_or(Self::Later, Self::At),
+impl<S: Serve> Rounds for Work<'_, S> {
+    fn wait(&mut self, due: &mut [Due]) -> bool {
+        self.waiter.wait(self.backend, &self.rings, due)
+    }
+
+    fn serve(&mut self, place: usize) -> Due {
+        let Some(ring) = self.rings.get_mut(place) else { return Due::Never };
+        match self.backend.serve(ring, &self.run.memory) {
+            Ok(next) => Due::after(next),
+            Err(error) => {
+                tracing::debug!("{error}; the driver is asked for a reset");
+                self.run.interrupt.ask_for_reset();
+                Due::Never
+            }
         }
     }
 
-    fn come(self) -> bool {
-        match self {
-            Self::Now => true,
-            Self::At(time) => time <= Instant::now(),
-            Self::Later | Self::Never => false,
-        }
+    fn end(&mut self) {
+        self.backend.end(&mut self.rings, &self.run.memory);
     }
 }
 
-fn work<S: Serve>(backend: &mut S, mut rings: Vec<Ring>, run: &Run, mut waiter: Waiter) -> Vec<Ring> {
-    // A kick may have come before anybody listened.
-    let mut due = vec![Due::Now; rings.len()];
-    while waiter.wait(backend, &rings, &mut due) {
-        for (ring, due) in rings.iter_mut().zip(&mut due).filter(|(_, due)| due.come()) {
-            *due = match backend.serve(ring, &run.memory) {
-                Ok(next) => Due::after(next),
-                Err(error) => {
-                    tracing::debug!("{error}; the driver is asked for a reset");
-                    run.interrupt.ask_for_reset();
-                    Due::Never
-                }
-            };
-        }
-    }
-    backend.end(&mut rings, &run.memory);
-    rings
+fn work<S: Serve>(backend: &mut S, rings: Vec<Ring>, run: &Run, waiter: Waiter) -> Vec<Ring> {
+    let mut work = Work { backend, rings, run, waiter };
+    let count = work.rings.len();
+    rounds::go(&mut work, count);
+    work.rings
 }
 
 /// Everything a lane's thread waits for.
@@ -278,7 +277,7 @@ impl Waiter {
             self.watch(number, source.map(|(fd, _)| fd.as_raw_fd()));
         }
         let mut events = [EpollEvent::default(); 16];
-        let count = match self.epoll.wait(timeout(due), &mut events) {
+        let count = match self.epoll.wait(rounds::timeout(due), &mut events) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => {
@@ -286,13 +285,9 @@ impl Waiter {
                 return false;
             }
         };
-        // What limits a ring does not recover by a kick, but its source may have something else for it.
         let mut wake = |place: Option<usize>, kicked: bool| {
-            let due = place.and_then(|place| due.get_mut(place));
-            match due {
-                Some(due @ Due::Later) => *due = Due::Now,
-                Some(due @ Due::At(_)) if !kicked => *due = Due::Now,
-                _ => {}
+            if let Some(due) = place.and_then(|place| due.get_mut(place)) {
+                due.wake(kicked);
             }
         };
         for event in events.iter().take(count) {
@@ -333,16 +328,4 @@ impl Waiter {
             Err(error) => tracing::warn!("a device's source cannot be waited for: {error}"),
         }
     }
-}
-
-/// How long nothing is due, in milliseconds; -1 is for ever.
-fn timeout(due: &[Due]) -> i32 {
-    let soonest = due.iter().filter_map(|due| match due {
-        Due::Now => Some(Duration::ZERO),
-        Due::At(time) => Some(time.saturating_duration_since(Instant::now())),
-        Due::Later | Due::Never => None,
-    });
-    // Up to the next whole one: too early would only wait again.
-    let millis = soonest.min().map(|time| i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-    millis.unwrap_or(-1)
 }

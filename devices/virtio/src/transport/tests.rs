@@ -85,12 +85,14 @@ fn shaped(face: Face, sizes: &'static [u16]) -> (Machine, Arc<Config>) {
     (Machine::with_face(face, device), config)
 }
 
-/// The whole rule for features that are agreeable: what status follows on a write.
+/// The whole rule for features that are agreeable: what status follows on a write. Legacy drivers of firmware write
+/// ACKNOWLEDGE and DRIVER at once.
 fn next_status(face: Face, before: u32, written: u32) -> u32 {
     let kept = before & !NEEDS_RESET;
     let may: &[u32] = match (kept, face.is_legacy()) {
         _ if written == 0 => return 0,
-        (0, _) => &[1],
+        (0, false) => &[1],
+        (0, true) => &[1, 3],
         (1, _) => &[3],
         (3, false) => &[11],
         (3, true) => &[7, 11],
