@@ -111,7 +111,8 @@ impl Transport {
     }
 
     /// Zero resets. Otherwise exactly the next bit may be added to those that are set, or FAILED at any
-    /// time; anything else changes nothing.
+    /// time; anything else changes nothing. Legacy drivers of SeaBIOS and iPXE say at once that they have seen the
+    /// device and can drive it.
     pub fn set_status(&mut self, value: u32, from: Interface) {
         if value == 0 {
             return self.reset();
@@ -124,6 +125,9 @@ impl Transport {
         if added == FAILED {
             self.halt();
             self.settle(FAILED, from);
+        } else if added == ACKNOWLEDGE | DRIVER && from == Interface::Legacy {
+            self.step(ACKNOWLEDGE, from);
+            self.step(DRIVER, from);
         } else if self.may_add(added, from) {
             self.step(added, from);
         }
