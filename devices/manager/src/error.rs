@@ -140,6 +140,7 @@ impl PlanError {
                 | Self::MemoryNotPages { .. }
                 | Self::HotplugBelowMemory { .. }
                 | Self::HotplugNotPages { .. }
+                | Self::MemorySlots { wanted: 0, .. }
                 | Self::DuplicateId(_)
                 | Self::NoPci(_)
                 | Self::NotHotPluggable(_)
@@ -147,5 +148,17 @@ impl PlanError {
                 | Self::HostPages(_)
                 | Self::Board { .. }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_slots_for_memory_make_no_sense_anywhere_and_too_many_only_here() {
+        let of = |wanted| PlanError::MemorySlots { wanted, bound: "it has 2".into() }.is_nonsense();
+
+        assert_eq!([0, 1, 3].map(of), [true, false, false]);
     }
 }
