@@ -178,28 +178,28 @@ pub fn make(
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;
         let rng = rng::Rng::new(source, &rng::Options::new(id));
-        all.push(over(*transport, id, rng::KIND, rng));
+        all.push(over(settings, *transport, id, rng::KIND, rng));
     }
     for (disk, file) in settings.disks.iter().zip(disks) {
         let block = block::Block::new(file, &block_options(disk))?;
-        all.push(over(disk.transport, &disk.id, block::KIND, block));
+        all.push(over(settings, disk.transport, &disk.id, block::KIND, block));
     }
     for net in &settings.nets {
         // Nets with open files are refused above.
         let config::Interface::Tap(tap) = &net.interface else { continue };
         let tap = Tap::open(tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
-        all.push(over(net.transport, &net.id, net::KIND, Net::new(&net.id, tap, mac(net))));
+        all.push(over(settings, net.transport, &net.id, net::KIND, Net::new(&net.id, tap, mac(net))));
     }
     if let Some(said) = &settings.console {
         let (device, input) = virtio_console(said, output)?;
         if said.to == ConsoleTo::Stdio {
             console = Some(Typed::Virtio(input));
         }
-        all.push(over(said.transport, &said.id, console::KIND, device));
+        all.push(over(settings, said.transport, &said.id, console::KIND, device));
     }
     if let Some(PlainSettings { id, transport }) = &settings.balloon {
         let (device, _control) = Balloon::new(&balloon::Options::new(id));
-        all.push(over(*transport, id, balloon::KIND, device));
+        all.push(over(settings, *transport, id, balloon::KIND, device));
     }
     Ok(Models { all, console })
 }
@@ -254,6 +254,7 @@ fn limits(said: Limits) -> limit::Limits {
 
 /// `device` as the guest reaches it.
 fn over(
+    settings: &Settings<'_>,
     transport: Transport,
     id: &str,
     kind: &'static str,
@@ -263,7 +264,7 @@ fn over(
     if transport.is_pci() {
         Arc::new(PciModel::new(id, kind, interface, device))
     } else {
-        Arc::new(MmioModel::new(id, kind, interface, device))
+        Arc::new(MmioModel::new(id, kind, interface, device).reaching(settings.reach_over(transport)))
     }
 }
 
@@ -344,10 +345,17 @@ mod tests {
     fn every_model_asks_for_what_was_planned_for_it() {
         let disk = "path=anywhere,id=root".parse().unwrap();
         let native = ambit_aarch64::native();
-        let settings = settle(Config { disks: vec![disk], ..Config::default() }, &[&native], None).unwrap();
+        let legacy = "path=anywhere,id=old,transport=mmio-legacy".parse().unwrap();
+        let config = Config {
+            disks: vec![disk, legacy],
+            queue_reach: Some("46".parse().unwrap()),
+            ..Config::default()
+        };
+        let settings = settle(config, &[&native], None).unwrap();
 
         let plan = plan(&settings, None).unwrap();
-        let models = make(&settings, &plan, vec![tempfile::tempfile().unwrap()], |_: &[u8]| {}).unwrap();
+        let files = vec![tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+        let models = make(&settings, &plan, files, |_: &[u8]| {}).unwrap();
 
         let fixtures = native.fixtures().into_iter().map(|fixture| fixture.request);
         let bridge = fixtures.chain([HostBridge::new(pci::BRIDGE).request()]);

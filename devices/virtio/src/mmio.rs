@@ -49,6 +49,7 @@ pub struct MmioModel {
     id: String,
     kind: &'static str,
     interface: Interface,
+    reach: Option<u8>,
     // Its files and queues are its own, so a model builds one device.
     device: Mutex<Option<Box<dyn VirtioDevice>>>,
 }
@@ -60,7 +61,14 @@ impl MmioModel {
         interface: Interface,
         device: impl VirtioDevice + 'static,
     ) -> Self {
-        Self { id: id.into(), kind, interface, device: Mutex::new(Some(Box::new(device))) }
+        let reach = request(id, kind, interface).queue_reach;
+        Self { id: id.into(), kind, interface, reach, device: Mutex::new(Some(Box::new(device))) }
+    }
+
+    /// Of a driver whose queues are named in this many address bits: a legacy one with larger pages than 4 KiB.
+    #[must_use]
+    pub fn reaching(self, bits: Option<u8>) -> Self {
+        Self { reach: bits, ..self }
     }
 }
 
@@ -72,7 +80,7 @@ impl fmt::Debug for MmioModel {
 
 impl Model for MmioModel {
     fn request(&self) -> Request {
-        request(&self.id, self.kind, self.interface)
+        Request { queue_reach: self.reach, ..request(&self.id, self.kind, self.interface) }
     }
 
     fn build(&self, slot: &Slot, host: &dyn Host) -> Result<Shared, HostError> {
