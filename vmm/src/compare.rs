@@ -99,6 +99,7 @@ fn printed(text: &str, path: &Path) -> Result<Map, Failure> {
     Ok(Map {
         board: plan.board,
         board_options: None,
+        particulars: Vec::new(),
         arch: plan.arch,
         cpus: plan.cpus,
         ipa_bits,

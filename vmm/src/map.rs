@@ -18,6 +18,9 @@ pub struct Map {
     pub board: String,
     /// `key=value`, sorted. `None`: not known, as in a plan without its board.
     pub board_options: Option<Vec<String>>,
+    /// What else a guest can tell of the board, in lines: known when the options are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub particulars: Vec<String>,
     pub arch: Arch,
     pub cpus: u32,
     pub ipa_bits: PaBits,
@@ -125,7 +128,11 @@ impl MapDevice {
 impl Map {
     /// What of `plan` a guest can see, for a machine that `settings` want.
     pub fn new(plan: &Plan, settings: &Settings<'_>) -> Self {
-        Self { board_options: Some(settings.board_options.clone()), ..Self::of(plan) }
+        Self {
+            board_options: Some(settings.board_options.clone()),
+            particulars: settings.board.particulars(),
+            ..Self::of(plan)
+        }
     }
 
     /// The same without the options of the board.
@@ -155,6 +162,7 @@ impl Map {
         Self {
             board: plan.board.clone(),
             board_options: None,
+            particulars: Vec::new(),
             arch: plan.arch,
             cpus: plan.cpus,
             ipa_bits: plan.ipa_bits,
@@ -269,9 +277,11 @@ impl Map {
 
     fn other_machine(&self, after: &Self) -> Vec<Difference> {
         let options = |map: &Self| map.board_options.as_ref().map(|options| options.join(","));
+        let particulars = |map: &Self| map.board_options.as_ref().map(|_| map.particulars.join("; "));
         let facts = [
             ("board", Some(self.board.clone()), Some(after.board.clone())),
             ("board options", options(self), options(after)),
+            ("board particulars", particulars(self), particulars(after)),
             ("architecture", Some(self.arch.name().into()), Some(after.arch.name().into())),
             ("vCPUs", Some(self.cpus.to_string()), Some(after.cpus.to_string())),
             ("IPA bits", Some(self.ipa_bits.to_string()), Some(after.ipa_bits.to_string())),

@@ -92,6 +92,7 @@ use text::{Item, Reader, Table};
 
 pub use check::check;
 pub use finding::{Finding, Source, Spot};
+pub(crate) use write::particulars;
 pub use write::write;
 
 /// How many files may inherit from each other.

@@ -12,7 +12,7 @@ use ambit_device_manager::{
 use ambit_platform::{pl011, pl031};
 use ambit_resources::{AddressRange, IrqPin, PaBits};
 
-use crate::board_file::Lineage;
+use crate::board_file::{self, Lineage};
 use crate::fdt::{self, Chosen};
 use crate::tree::Edit;
 use crate::{boot, gic, stage2};
@@ -250,6 +250,10 @@ impl Board for SpecBoard {
         let refused = |error: fdt::TreeError| BootError::Tree(error.to_string());
         let tree = tree.map_err(refused)?;
         Ok(Some(Tree { source: tree.source(), blob: fdt::flat(&tree).map_err(refused)? }))
+    }
+
+    fn particulars(&self) -> Vec<String> {
+        board_file::particulars(&self.spec)
     }
 
     fn boot_image<'a>(&self, plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {

@@ -72,6 +72,12 @@ pub trait Board: Send + Sync {
         Ok(None)
     }
 
+    /// What a guest can tell of this board and no plan says, in lines: of the device tree, and of where the kernel
+    /// goes. Empty for what is usual.
+    fn particulars(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is in RAM when the first vCPU starts, and how it starts.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub fn map() -> Map {
     Map {
         board: "native".into(),
         board_options: Some(Vec::new()),
+        particulars: Vec::new(),
         arch: Arch::Aarch64,
         cpus: 2,
         ipa_bits: PaBits::new(36).unwrap(),
@@ -145,4 +146,32 @@ fn an_address_has_one_spelling() {
     {
         assert_eq!(read(other), None, "{other}");
     }
+}
+
+#[test]
+fn a_board_that_edits_its_tree_or_moves_its_kernel_is_another_unless_the_board_is_not_known() {
+    let mut edited = map();
+    edited.particulars = vec!["kernel_offset = \"2M\"".into()];
+    let unknown = Map { board_options: None, ..map() };
+
+    assert_eq!(sentences(&map(), &edited), ["board particulars: none -> kernel_offset = \"2M\""]);
+    assert_eq!(sentences(&edited, &map()), ["board particulars: kernel_offset = \"2M\" -> none"]);
+    assert_eq!(sentences(&unknown, &edited), Vec::<String>::new());
+}
+
+#[test]
+fn the_particulars_of_a_boards_file_are_in_the_map_of_its_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mine.toml");
+    let text = "name = \"mine\"\ninherit = \"native\"\n[boot]\nkernel_offset = \"2M\"\n";
+    std::fs::write(&file, text).unwrap();
+    let native = ambit_aarch64::native();
+    let board = Some(file.to_str().unwrap().to_owned());
+    let config = crate::config::Config { board, ..Default::default() };
+    let settings = crate::config::settle(config, &[&native], None).unwrap();
+    let plan = crate::models::plan(&settings, None).unwrap();
+
+    let map = Map::new(&plan, &settings);
+
+    assert_eq!(map.particulars, ["kernel_offset = \"2M\""]);
 }

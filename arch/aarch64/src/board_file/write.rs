@@ -55,6 +55,16 @@ pub fn write(spec: &BoardSpec) -> String {
     file.0
 }
 
+/// What no plan shows of `spec`, in lines as [`write`] has them.
+pub fn particulars(spec: &BoardSpec) -> Vec<String> {
+    let mut file = File(String::new());
+    if spec.kernel_offset != 0 {
+        file.line(&format!("kernel_offset = {}", size(spec.kernel_offset)));
+    }
+    spec.edits.iter().for_each(|edit| file.edit(edit));
+    file.0.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
 struct File(String);
 
 impl File {
