@@ -7,6 +7,7 @@ use ambit_device_manager::{
     Board, HostFacts, MachineConfig, MemoryHotplug, Plan, Refusal, Width, WidthSource, plan,
 };
 use ambit_resources::{PaBits, parse_size};
+use ambit_virtio::device::Interface;
 use ambit_virtio::mmio;
 
 /// A processor, by its physical address bits: QEMU's models decide which there are.
@@ -79,7 +80,9 @@ impl Machine {
             cpus: self.cpus,
             memory: size(self.memory),
             hotplug: self.hotplug.map(|(slots, most)| MemoryHotplug { max_memory: size(most), slots }),
-            devices: (0..32).map(|disk| mmio::request(&format!("disk{disk}"), "virtio-blk")).collect(),
+            devices: (0..32)
+                .map(|disk| mmio::request(&format!("disk{disk}"), "virtio-blk", Interface::Modern))
+                .collect(),
             ..MachineConfig::default()
         };
         let bits = PaBits::new(self.cpu.bits()).expect("40 to 52 are within 32 to 52");

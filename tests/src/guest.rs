@@ -48,6 +48,17 @@ impl Boot {
         boot.argument("--kernel", image).cmdline("console=ttyAMA0 panic=-1 quiet")
     }
 
+    /// A program of `tests/payloads` on board `pc`, which has a command line and nothing else.
+    pub fn flat(payload: &str) -> Self {
+        let boot = Self {
+            program: place::monitor(),
+            through: Vec::new(),
+            arguments: vec!["run".into()],
+            cmdline: Vec::new(),
+        };
+        boot.argument("--board", "pc").argument("--kernel", place::flat(payload))
+    }
+
     pub fn argument(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.arguments.extend([name.into(), value.into()]);
         self

@@ -17,6 +17,11 @@ pub fn image(name: &str) -> PathBuf {
     from_environment("AMBIT_IMAGES").join(name)
 }
 
+/// A program of `tests/payloads`.
+pub fn flat(name: &str) -> PathBuf {
+    from_environment("AMBIT_PAYLOADS").join(name)
+}
+
 /// A board of the checkout's `boards/`, by the name of its file.
 pub fn board(file: &str) -> PathBuf {
     from_environment("AMBIT_PAYLOAD").join("boards").join(file)
@@ -31,7 +36,9 @@ fn from_environment(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(value) => PathBuf::from(value),
         None => {
-            panic!("{variable} is not set; these tests boot guests, run them with: cargo xtask test --guest")
+            panic!(
+                "{variable} is not set; these tests boot guests, run them with: cargo xtask test --guest (or --flat)"
+            )
         }
     }
 }

@@ -44,7 +44,8 @@ fn redistributors(plan: &Plan) -> Vec<Range<u64>> {
 /// What the redistributor of each vCPU has to say. Software that looks for its own goes from one to the next up to the
 /// one that is the last, so this is one that no other follows directly.
 fn wanted(regions: &[Range<u64>]) -> Vec<(u64, Redistributor)> {
-    let frames = regions.iter().flat_map(|region| region.clone().step_by(REDISTRIBUTOR as usize));
+    let step = usize::try_from(REDISTRIBUTOR).unwrap();
+    let frames = regions.iter().flat_map(|region| region.clone().step_by(step));
     let is_last = |frame: u64| !regions.iter().any(|region| region.contains(&(frame + REDISTRIBUTOR)));
     let numbered = frames.zip(0..);
     numbered

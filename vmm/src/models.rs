@@ -9,8 +9,11 @@ use std::sync::Arc;
 use ambit_bus::{Model, Request};
 use ambit_device_manager::{Board, Diagnostic, HostFacts, MachineConfig, Plan, Severity, Transport, pci};
 use ambit_pci::bridge::HostBridge;
-use ambit_platform::pl011::{self, Pl011Model, Sink};
+use ambit_platform::endings::{EndingModel, Port};
+use ambit_platform::pl011::{Pl011Model, Sink};
 use ambit_platform::pl031::Pl031Model;
+use ambit_platform::receiver::Receiver;
+use ambit_platform::serial::SerialModel;
 use ambit_virtio::balloon::{self, Balloon};
 use ambit_virtio::console::{self, Console};
 use ambit_virtio::device::{Interface, VirtioDevice};
@@ -95,7 +98,7 @@ pub struct Models {
 
 /// The guest's end of what the user types.
 pub enum Typed {
-    Uart(pl011::Input),
+    Uart(Box<dyn Receiver>),
     Virtio(console::Input),
 }
 
@@ -289,7 +292,8 @@ fn unknown_of_net(net: &NetSettings) -> Option<&'static str> {
 
 fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
     let mut all: Vec<Arc<dyn Model>> = Vec::new();
-    let (mut output, mut console) = (Some(output), None);
+    let (mut output, mut console) = (Some(output), None::<Typed>);
+    let refused = |source| lacks("the console cannot be made", source);
     for fixture in board.fixtures() {
         if let Some(model) = board.model(&fixture.request) {
             all.push(model);
@@ -300,13 +304,23 @@ fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
             "pl011" => {
                 // The first is the console; nobody listens to another.
                 let sink = output.take().unwrap_or_else(|| Box::new(|_| {}));
-                let (model, input) = Pl011Model::new(&id, sink)
-                    .map_err(|source| lacks("the console cannot be made", source))?;
+                let (model, input) = Pl011Model::new(&id, sink).map_err(refused)?;
                 all.push(Arc::new(model));
-                console.get_or_insert(Typed::Uart(input));
+                console.get_or_insert(Typed::Uart(Box::new(input)));
+            }
+            "uart16550" => {
+                let sink = output.take().unwrap_or_else(|| Box::new(|_| {}));
+                let (model, input) = SerialModel::new(&id, sink).map_err(refused)?;
+                all.push(Arc::new(model));
+                console.get_or_insert(Typed::Uart(Box::new(input)));
             }
             "pl031" => all.push(Arc::new(Pl031Model::new(&id))),
-            kind => return Err(ModelsError::Fixture { board: board.name().into(), id, kind: kind.into() }),
+            kind => match Port::of_kind(kind) {
+                Some(port) => all.push(Arc::new(EndingModel::new(&id, port))),
+                None => {
+                    return Err(ModelsError::Fixture { board: board.name().into(), id, kind: kind.into() });
+                }
+            },
         }
     }
     Ok(Models { all, console })
@@ -333,7 +347,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, settle};
-    use crate::toy::PC;
+    use crate::toy::{ODD, PC};
 
     fn net(tap: &str) -> NetSettings {
         let said = format!("{tap},id=net0").parse().unwrap();
@@ -417,14 +431,14 @@ mod tests {
 
     #[test]
     fn a_fixture_that_this_program_does_not_have_is_named() {
-        let settings = settle(Config::default(), &[&PC], None).unwrap();
+        let settings = settle(Config::default(), &[&ODD], None).unwrap();
 
         let plan = plan(&settings, None).unwrap();
         let error = make(&settings, &plan, Vec::new(), |_: &[u8]| {}).err().unwrap();
 
         assert_eq!(
             error.to_string(),
-            "board 'pc' has a 'uart16550' called 'uart0', and this program has no such device"
+            "board 'odd' has a 'uart82510' called 'uart0', and this program has no such device"
         );
     }
 

@@ -20,6 +20,8 @@ pub struct Toy {
 
 pub const TOY: Toy = Toy { name: "toy", arch: Arch::Aarch64, console: "pl011" };
 pub const PC: Toy = Toy { name: "pc", arch: Arch::X86_64, console: "uart16550" };
+/// With a device that this program does not have.
+pub const ODD: Toy = Toy { name: "odd", console: "uart82510", ..PC };
 
 impl Board for Toy {
     fn name(&self) -> &str {

@@ -10,7 +10,7 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EV
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::kvm::{self, KvmError, Step};
+use crate::kvm::{self, KvmError, PortAccess, Step};
 
 /// Why the machine, or one vCPU, stops running.
 #[derive(Debug)]
@@ -76,6 +76,9 @@ fn run(id: u32, fd: &mut VcpuFd, devices: &DeviceManager, stopping: &AtomicBool)
     let mut misses = Misses::default();
     while !stopping.load(Ordering::Acquire) {
         let stop = match fd.run() {
+            Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
+                kvm::port_accesses(fd, |access| handle_port(access, devices, &mut misses))
+            }
             Ok(exit) => handle(exit, devices, &mut misses),
             Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => None,
             // An access without a decodable syndrome on a kernel that does not hand it over.
@@ -127,15 +130,13 @@ fn handle(exit: VcpuExit<'_>, devices: &DeviceManager, misses: &mut Misses) -> O
             }
             None
         }
-        VcpuExit::MmioWrite(address, data) => match devices.write(address, data) {
-            Outcome::Done => None,
-            Outcome::PowerOff => Some(Stop::PowerOff),
-            Outcome::Reset => Some(Stop::Reset),
-            Outcome::Missed => {
+        VcpuExit::MmioWrite(address, data) => {
+            let outcome = devices.write(address, data);
+            if outcome == Outcome::Missed {
                 misses.count("wrote", address, data.len());
-                None
             }
-        },
+            stop_of(outcome)
+        }
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Some(Stop::PowerOff),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Some(Stop::Reset),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => Some(Stop::Crash),
@@ -145,6 +146,34 @@ fn handle(exit: VcpuExit<'_>, devices: &DeviceManager, misses: &mut Misses) -> O
             id: 0,
             why: format!("{other:?} is not an exit Ambit knows"),
         })),
+    }
+}
+
+/// One access to a port. `None` lets the vCPU go on.
+fn handle_port(access: PortAccess<'_>, devices: &DeviceManager, misses: &mut Misses) -> Option<Stop> {
+    match access {
+        PortAccess::Read(port, data) => {
+            if !devices.read_port(port, data) {
+                misses.count("read port", port.into(), data.len());
+            }
+            None
+        }
+        PortAccess::Write(port, data) => {
+            let outcome = devices.write_port(port, data);
+            if outcome == Outcome::Missed {
+                misses.count("wrote port", port.into(), data.len());
+            }
+            stop_of(outcome)
+        }
+    }
+}
+
+fn stop_of(outcome: Outcome) -> Option<Stop> {
+    match outcome {
+        Outcome::Done | Outcome::Missed => None,
+        Outcome::PowerOff => Some(Stop::PowerOff),
+        Outcome::Reset => Some(Stop::Reset),
+        Outcome::Crash => Some(Stop::Crash),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::arrows;
 use crate::build::ARM64;
 use crate::command::{Run, command};
 use crate::failure::Result;
+use crate::flat;
 use crate::places::{self, CacheLock};
 use crate::progress::{say, step};
 use crate::tools;
@@ -24,14 +25,21 @@ pub fn lint() -> Result<()> {
         "formatting of the vendor's board",
         cargo(["fmt", "--check"].map(str::to_owned).into_iter().chain(vendor::there())),
     )?;
-    let all = ["clippy", "--workspace", "--all-targets", "--test", "guests", "--test", "qemu"];
     let strict = ["--", "--deny", "warnings"];
-    shown("lints, this machine's architecture", cargo(all.iter().chain(&strict)))?;
-    shown("lints, arm64", cargo(all.iter().chain(&["--target", ARM64]).chain(&strict)))?;
+    let all = ["clippy", "--workspace", "--all-targets"];
+    // With --all-targets cargo leaves out what is not a test by default, even where it is named.
+    let told = ["clippy", "--package", "ambit-tests", "--test", "guests", "--test", "qemu", "--test", "flat"];
+    for (what, words) in [("lints", all.as_slice()), ("lints of tests that need more", told.as_slice())] {
+        shown(&format!("{what}, this machine's architecture"), cargo(words.iter().chain(&strict)))?;
+        let arm64 = words.iter().chain(&["--target", ARM64]).chain(&strict);
+        shown(&format!("{what}, arm64"), cargo(arm64))?;
+    }
     let lints = vendor::cargo("clippy");
     // Our own crates have lints of their own.
     let strict = ["--all-targets", "--", "--no-deps", "--deny", "warnings"];
     shown("lints of the vendor's board", cargo(lints.iter().map(String::as_str).chain(strict)))?;
+    shown("formatting of the programs without a system", flat::cargo("fmt", &["--check"])?)?;
+    shown("lints of the programs without a system", flat::cargo("clippy", &["--", "--deny", "warnings"])?)?;
     shown("licences and sources of dependencies", deny(["--workspace".into()])?)?;
     shown("the same of the vendor's board", deny(vendor::there())?)?;
     step("dependencies between our crates", arrows::check)

@@ -10,6 +10,7 @@ mod debian;
 mod demo;
 mod emulator;
 mod failure;
+mod flat;
 mod host;
 mod image;
 mod job;

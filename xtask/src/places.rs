@@ -11,6 +11,11 @@ pub fn checkout() -> PathBuf {
     xtask.parent().expect("xtask is a member of the workspace").to_owned()
 }
 
+/// Where cargo puts what it builds of the checkout.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from)
+}
+
 pub fn recipes() -> PathBuf {
     checkout().join("resources-images")
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all there is, or a part.
 
 use std::fs;
+use std::iter::Peekable;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use crate::checks;
 use crate::command::joined;
 use crate::emulator::Cpu;
 use crate::failure::{About, Failure, Result};
+use crate::flat;
 use crate::job::Job;
 use crate::places;
 use crate::progress::say;
@@ -16,15 +18,16 @@ use crate::vendor;
 use crate::venue::Venue;
 
 pub const HELP: &str = "\
-cargo xtask test [--lint] [--unit] [--guest [FILTER…]] [--cpu MODEL]
+cargo xtask test [--lint] [--unit] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
 
 Without options: everything. Formatting, lints for both architectures, licences, dependencies between our crates,
-the tests of each crate, the board qemu-virt beside this machine's QEMU, and then guests booted where KVM is: on an
-arm64 machine there, and else in an emulated arm64 host, once for each width of guest physical addresses and each
-interrupt controller. examples/vendor-board is tested as our own crates are.
+the tests of each crate, the board qemu-virt beside this machine's QEMU, programs without a system where this machine
+has x86_64 KVM that runs them, and then guests booted where KVM is: on an arm64 machine there, and else in an emulated
+arm64 host, once for each width of guest physical addresses and each interrupt controller. examples/vendor-board is tested as our own crates are.
 
   --lint            formatting, lints, licences and dependencies
   --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
+  --flat [FILTER…]  the tests with programs that run without a system on this machine's own x86_64 KVM
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
   --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44), max (48) or gicv2 (40, an older interrupt controller), and
                     no other
@@ -42,6 +45,7 @@ const LIMIT: Duration = Duration::from_secs(40 * 60);
 struct Arguments {
     lint: bool,
     unit: bool,
+    flat: Option<Vec<String>>,
     guest: bool,
     filters: Vec<String>,
     cpu: Option<Cpu>,
@@ -54,11 +58,10 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
         match word.as_str() {
             "--lint" => arguments.lint = true,
             "--unit" => arguments.unit = true,
+            "--flat" => arguments.flat = Some(filters(&mut words)),
             "--guest" => {
                 arguments.guest = true;
-                while let Some(filter) = words.next_if(|word| !word.starts_with('-')) {
-                    arguments.filters.push(filter);
-                }
+                arguments.filters = filters(&mut words);
             }
             "--cpu" => {
                 let model = words.next().ok_or_else(|| Failure::new("--cpu wants a model"))?;
@@ -67,10 +70,16 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
             _ => return Err(Failure::new(format!("'{word}' is not an option of xtask test\n\n{HELP}"))),
         }
     }
-    if !(arguments.lint || arguments.unit || arguments.guest) {
+    if !(arguments.lint || arguments.unit || arguments.flat.is_some() || arguments.guest) {
         (arguments.lint, arguments.unit, arguments.guest) = (true, true, true);
+        arguments.flat = Some(Vec::new());
     }
     Ok(arguments)
+}
+
+/// The words up to the next option.
+fn filters(words: &mut Peekable<impl Iterator<Item = String>>) -> Vec<String> {
+    std::iter::from_fn(|| words.next_if(|word| !word.starts_with('-'))).collect()
 }
 
 pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
@@ -80,6 +89,9 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
     }
     if arguments.unit {
         checks::unit_tests()?;
+    }
+    if let Some(filters) = &arguments.flat {
+        flat::tests(filters)?;
     }
     if arguments.guest {
         return guests(&arguments);
@@ -204,7 +216,7 @@ mod tests {
     fn no_option_means_everything() {
         let all = parsed(&[]).unwrap();
 
-        assert!(all.lint && all.unit && all.guest && all.filters.is_empty());
+        assert!(all.lint && all.unit && all.flat == Some(Vec::new()) && all.guest && all.filters.is_empty());
     }
 
     #[test]

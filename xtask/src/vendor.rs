@@ -18,9 +18,8 @@ pub fn there() -> [String; 2] {
 /// `subcommand` of cargo for it, which compiles. What it and the workspace both need is compiled once. Where our crates
 /// need something new, its lock file has to say so too: copy ours there and have cargo build it.
 pub fn cargo(subcommand: &str) -> Vec<String> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| places::checkout().join("target"));
-    let shared = ["--locked".into(), "--target-dir".into(), target.to_string_lossy().into_owned()];
+    let target = places::target().to_string_lossy().into_owned();
+    let shared = ["--locked".into(), "--target-dir".into(), target];
     [subcommand.to_owned()].into_iter().chain(there()).chain(shared).collect()
 }
 

@@ -303,7 +303,7 @@ impl BoardSpec {
             frames,
             devices: self.devices.clone(),
             pins: self.pins,
-            pci: pci.map(|pci| PciPlaces { intx: pci.intx.map(IrqPin), msi }),
+            pci: pci.map(|pci| PciPlaces { intx: pci.intx.map(IrqPin), msi, ports: None }),
             max_cpus: self.max_cpus.min(self.gic.max_cpus()),
             width: self.width,
         })

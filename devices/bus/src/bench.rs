@@ -9,8 +9,8 @@ use ambit_resources::{AddressRange, IrqPin, PaBits};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
-    Backplane, Doorbell, Host, HostError, IrqLine, IrqWire, Match, Message, MsiVector, MsiWire, Trigger,
-    Wired,
+    Backplane, Doorbell, Host, HostError, IrqLine, IrqWire, Match, Message, MsiVector, MsiWire, Space,
+    Trigger, Wired,
 };
 
 /// Where the RAM of a [`BenchHost`] begins.
@@ -43,6 +43,7 @@ pub struct Held {
 
 /// A doorbell at its address.
 struct Wire {
+    space: Space,
     address: u64,
     write: Match,
     event: Arc<EventFd>,
@@ -50,13 +51,13 @@ struct Wire {
 
 /// Takes the wire down when it is dropped.
 struct Unwire {
-    at: (u64, Match),
+    at: (Space, u64, Match),
     wired: Arc<Mutex<Vec<Wire>>>,
 }
 
 impl Drop for Unwire {
     fn drop(&mut self) {
-        self.wired.lock().unwrap().retain(|wire| (wire.address, wire.write) != self.at);
+        self.wired.lock().unwrap().retain(|wire| (wire.space, wire.address, wire.write) != self.at);
     }
 }
 
@@ -190,8 +191,14 @@ impl BenchHost {
 
     /// What a guest's write comes to before any device is asked: true if a doorbell took it.
     pub fn signals(&self, address: u64, data: &[u8]) -> bool {
+        self.signals_in(Space::Memory, address, data)
+    }
+
+    /// The same of a write in `space`.
+    pub fn signals_in(&self, space: Space, address: u64, data: &[u8]) -> bool {
         let wired = self.wired.lock().unwrap();
-        let wire = wired.iter().find(|wire| wire.address == address && matches(wire.write, data));
+        let here = |wire: &&Wire| (wire.space, wire.address) == (space, address);
+        let wire = wired.iter().find(|wire| here(wire) && matches(wire.write, data));
         wire.is_some_and(|wire| wire.event.write(1).is_ok())
     }
 
@@ -275,16 +282,22 @@ impl Backplane for BenchHost {
     }
 
     /// Refuses what KVM refuses: two that one write could signal, and one more than there is room for.
-    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError> {
+    fn doorbell(
+        &self,
+        space: Space,
+        address: u64,
+        write: Match,
+        event: &Arc<EventFd>,
+    ) -> Result<Wired, HostError> {
         let mut wired = self.wired.lock().unwrap();
         if wired.len() >= self.doorbell_room {
             return Err(refused("a doorbell", ErrorKind::StorageFull));
         }
         let same = |other: Match| write == Match::Any || other == Match::Any || other == write;
-        if wired.iter().any(|wire| wire.address == address && same(wire.write)) {
+        if wired.iter().any(|wire| (wire.space, wire.address) == (space, address) && same(wire.write)) {
             return Err(refused("a doorbell", ErrorKind::AlreadyExists));
         }
-        wired.push(Wire { address, write, event: Arc::clone(event) });
-        Ok(Wired::new(Unwire { at: (address, write), wired: Arc::clone(&self.wired) }))
+        wired.push(Wire { space, address, write, event: Arc::clone(event) });
+        Ok(Wired::new(Unwire { at: (space, address, write), wired: Arc::clone(&self.wired) }))
     }
 }

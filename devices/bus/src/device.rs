@@ -34,6 +34,8 @@ pub enum Effect {
     None,
     PowerOff,
     Reset,
+    /// The guest says that it crashed.
+    Crash,
     /// The guest has moved windows: see [`Device::places`]. The device manager does what can be done.
     Remap,
 }

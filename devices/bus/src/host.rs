@@ -7,7 +7,7 @@ use ambit_memory::GuestMemory;
 use ambit_resources::{IrqPin, PaBits};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::Trigger;
+use crate::{Space, Trigger};
 
 /// The whole world of a device, made for it by the device manager. Plain values in tests.
 pub trait Host {
@@ -54,11 +54,17 @@ pub trait Backplane: Send + Sync {
     /// See [`Host::message`].
     fn message(&self, requester: u16) -> Result<Option<MsiVector>, HostError>;
 
-    /// Signals `event` for the guest's writes at `address` that match `write`, until the result is dropped.
+    /// Signals `event` for the guest's writes at `address` of `space` that match `write`, until the result is dropped.
     ///
     /// # Errors
     /// [`HostError`] if the host has no more room for doorbells.
-    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError>;
+    fn doorbell(
+        &self,
+        space: Space,
+        address: u64,
+        write: Match,
+        event: &Arc<EventFd>,
+    ) -> Result<Wired, HostError>;
 }
 
 /// A guest write that is only a signal.

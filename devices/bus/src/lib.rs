@@ -18,4 +18,4 @@ pub use device::{Device, Effect, Offset, Shared, share};
 pub use host::{
     Backplane, Doorbell, Host, HostError, IrqLine, IrqWire, Match, Message, MsiVector, MsiWire, Wired,
 };
-pub use model::{Bar, BarSpace, Description, Model, Needs, Property, Request, Slot, Trigger};
+pub use model::{Bar, BarSpace, Description, Model, Needs, Property, Request, Slot, Space, Trigger};

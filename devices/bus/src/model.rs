@@ -32,6 +32,13 @@ pub enum Needs {
         /// The interrupt it raises, if any.
         irq: Option<Trigger>,
     },
+    /// One window of I/O ports, where a board has them; only what is at a fixed place can ask for one.
+    Ports {
+        /// How many ports.
+        count: u64,
+        /// The interrupt it raises, if any.
+        irq: Option<Trigger>,
+    },
     /// One function on PCI bus 0: 4 KiB of configuration space, and a window for each of these.
     Pci { bars: Vec<Bar> },
 }
@@ -48,12 +55,21 @@ pub struct Bar {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BarSpace {
-    /// Of I/O ports.
+    /// Of I/O ports: a space of their own where the architecture has one, and elsewhere a window of memory.
     Io,
     /// The one below 4 GiB.
     Mmio32,
     /// The one above RAM.
     Mmio64,
+}
+
+/// What the address of a window is an address of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Of guest physical memory.
+    Memory,
+    /// I/O ports, 16 bits of them, on architectures that have a space of their own for them.
+    Ports,
 }
 
 /// How an interrupt pin is driven.

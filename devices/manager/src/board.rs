@@ -382,6 +382,8 @@ pub struct PciPlaces {
     pub intx: Option<IrqPin>,
     /// Whether functions can send messages for interrupts.
     pub msi: bool,
+    /// Room for BARs of I/O ports where those are a space of their own; else it is the part `pci.io`.
+    pub ports: Option<AddressRange>,
 }
 
 /// A named piece of the map that is not RAM and not a device.
@@ -429,7 +431,7 @@ pub enum RegionKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fixture {
     pub request: Request,
-    /// Of its window; the size is in the request.
+    /// Of its window, in the space that the request says; the size is in the request.
     pub base: u64,
     pub pin: Option<IrqPin>,
 }

@@ -1,13 +1,17 @@
 //! Where the window of a BAR is decoded: what the guest wrote, held against the plan.
 
+use ambit_bus::Space;
 use ambit_resources::AddressRange;
 
-use crate::pci::{IO, MMIO32, MMIO64};
+use crate::pci::{IO, MMIO32, MMIO64, port_window};
 use crate::{Plan, RegionKind};
 
 /// The windows of PCI in a plan, and what is elsewhere.
 pub(crate) struct Decode {
+    /// Ports that are a part of memory.
     io: Option<AddressRange>,
+    /// Ports that are a space of their own.
+    ports: Option<AddressRange>,
     memory: Vec<AddressRange>,
     /// RAM and whatever else has a place that no guest chooses.
     fixed: Vec<AddressRange>,
@@ -31,17 +35,22 @@ impl Decode {
         let memory: Vec<AddressRange> = [MMIO32, MMIO64].into_iter().filter_map(part).collect();
         let claims = plan.space.claims().map(|claim| claim.range);
         let fixed = claims.filter(|range| io != Some(*range) && !memory.contains(range)).collect();
-        Self { io, memory, fixed }
+        Self { io, ports: port_window(plan.ports.iter()), memory, fixed }
     }
 
-    /// Where a window that was planned at `planned` is, if the guest puts it at `place` of its bus: a port
+    /// Where a window of `space` that was planned at `planned` is, if the guest puts it at `place` of its bus: a port
     /// number for a window of ports, and a guest physical address for all others.
     ///
     /// # Errors
     /// [`Undecoded`] if it is nowhere then.
-    pub fn range(&self, planned: AddressRange, place: u64) -> Result<AddressRange, Undecoded> {
+    pub fn range(&self, space: Space, planned: AddressRange, place: u64) -> Result<AddressRange, Undecoded> {
         if !place.is_multiple_of(planned.size()) {
             return Err(Undecoded::Unaligned);
+        }
+        if space == Space::Ports {
+            let range = AddressRange::new(place, planned.size());
+            let inside = |range: &AddressRange| self.ports.is_some_and(|ports| ports.contains(*range));
+            return range.filter(inside).ok_or(Undecoded::Outside);
         }
         let ports = self.io.filter(|io| io.contains(planned));
         let (first, windows) = match &ports {
@@ -70,8 +79,8 @@ mod tests {
 
     fn asked(planned: u64, size: u64, place: u64) -> Result<AddressRange, Undecoded> {
         // No plan has RAM there.
-        let decode = Decode { io: Some(PORTS), memory: vec![LOW, HIGH], fixed: vec![RAM] };
-        decode.range(AddressRange::fixed(planned, size), place)
+        let decode = Decode { io: Some(PORTS), ports: None, memory: vec![LOW, HIGH], fixed: vec![RAM] };
+        decode.range(Space::Memory, AddressRange::fixed(planned, size), place)
     }
 
     fn memory(place: u64) -> Result<AddressRange, Undecoded> {
@@ -106,6 +115,19 @@ mod tests {
             assert_eq!(ports(place), Err(Undecoded::Outside), "{place:#x}");
         }
         assert_eq!(ports(0x20), Err(Undecoded::Unaligned));
+    }
+
+    #[test]
+    fn ports_that_are_a_space_of_their_own_are_decoded_inside_their_window() {
+        let ports = AddressRange::fixed(0xc000, 0x4000);
+        let decode = Decode { io: None, ports: Some(ports), memory: vec![LOW, HIGH], fixed: vec![RAM] };
+        let asked = |place| decode.range(Space::Ports, AddressRange::fixed(0xc000, 0x40), place);
+
+        assert_eq!(asked(0xffc0), Ok(AddressRange::fixed(0xffc0, 0x40)));
+        for place in [0x3c0, 0xbfc0, 0x1_0000, LOW.first(), 0xffff_ffff_ffff_ffc0] {
+            assert_eq!(asked(place), Err(Undecoded::Outside), "{place:#x}");
+        }
+        assert_eq!(asked(0xc020), Err(Undecoded::Unaligned));
     }
 
     #[test]

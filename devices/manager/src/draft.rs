@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ambit_bus::{Needs, Request, Slot, Trigger};
+use ambit_bus::{BarSpace, Needs, Request, Slot, Space, Trigger};
 use ambit_resources::{
-    AddressRange, AddressSpace, IrqPin, IrqPool, PaBits, SpaceError, bits_for, human_size,
+    AddressRange, AddressSpace, Claim, IrqPin, IrqPool, PaBits, SpaceError, bits_for, human_size,
 };
 
 use crate::error::limit_text;
-use crate::pci::Pci;
+use crate::pci::{Pci, port_window};
 use crate::plan::kept_as;
 use crate::{
     Board, DevicePlaces, Fit, Fixture, Frames, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug,
@@ -18,6 +18,8 @@ use crate::{
 };
 
 const GIB: u64 = 1 << 30;
+/// A port has a number of 16 bits.
+const PORTS: AddressRange = AddressRange::fixed(0, 1 << 16);
 
 /// RAM that is there from the start.
 pub const RAM: &str = "ram0";
@@ -93,6 +95,7 @@ fn draw(
     for request in &config.devices {
         match &request.needs {
             Needs::Board { registers, irq } => draft.device(request, *registers, *irq, &map.devices)?,
+            Needs::Ports { .. } => return Err(PlanError::NoPorts(request.id.clone())),
             Needs::Pci { bars } => pci.function(request, bars, &mut draft)?,
         }
     }
@@ -100,6 +103,19 @@ fn draw(
     check_queues(config, &draft)?;
     *stage = Stage::Done;
     Ok(draft.finish(board, config, facts, &map, pci.intx))
+}
+
+/// Which windows of a device are of ports: what it asks for as such, and BARs, if ports are not a part of memory.
+pub(crate) fn windows_of_ports<'a>(needs: &Needs, ports: impl Iterator<Item = &'a Claim>) -> Vec<u8> {
+    match needs {
+        Needs::Board { .. } => Vec::new(),
+        Needs::Ports { .. } => vec![0],
+        Needs::Pci { bars } if port_window(ports).is_some() => {
+            let numbered = (1..=u8::MAX).zip(bars);
+            numbered.filter(|(_, bar)| bar.space == BarSpace::Io).map(|(number, _)| number).collect()
+        }
+        Needs::Pci { .. } => Vec::new(),
+    }
 }
 
 fn check_host(facts: &HostFacts) -> Result<(), PlanError> {
@@ -194,6 +210,8 @@ fn last_of_ram(regions: &[Region]) -> u64 {
 pub(crate) struct Draft {
     pub width: Width,
     pub space: AddressSpace,
+    /// I/O ports, where they are a space of their own.
+    pub ports: AddressSpace,
     pub irqs: IrqPool,
     pub regions: Vec<Region>,
     devices: Vec<Placed>,
@@ -214,6 +232,7 @@ impl Draft {
         Self {
             width,
             space: AddressSpace::new(width.bits),
+            ports: AddressSpace::new(PaBits::MIN),
             irqs: IrqPool::new(map.pins),
             regions: Vec::with_capacity(parts + rest + devices),
             devices: Vec::with_capacity(rest + devices),
@@ -237,6 +256,15 @@ impl Draft {
         self.space.claim(owner, range).map_err(|error| self.explain(error))
     }
 
+    /// # Errors
+    /// [`PlanError`] if a port has an owner, or there is none of its number.
+    pub fn claim_ports(&mut self, owner: &str, range: AddressRange) -> Result<AddressRange, PlanError> {
+        if !PORTS.contains(range) {
+            return Err(PlanError::NoSuchPort { owner: owner.into(), wanted: range });
+        }
+        self.ports.claim(owner, range).map_err(PlanError::Space)
+    }
+
     fn part(&mut self, part: &Part) -> Result<(), PlanError> {
         match &part.place {
             Place::At(range) => {
@@ -256,17 +284,25 @@ impl Draft {
     }
 
     fn fixture(&mut self, fixture: Fixture) -> Result<(), PlanError> {
-        let Needs::Board { registers, irq } = fixture.request.needs else {
-            return Err(PlanError::NoPci(fixture.request.id));
+        let (size, irq, space) = match fixture.request.needs {
+            Needs::Board { registers, irq } => (registers, irq, Space::Memory),
+            Needs::Ports { count, irq } => (count, irq, Space::Ports),
+            Needs::Pci { .. } => return Err(PlanError::NoPci(fixture.request.id)),
         };
-        let window = AddressRange::new(fixture.base, registers).ok_or_else(|| {
+        let window = AddressRange::new(fixture.base, size).ok_or_else(|| {
             let owner = fixture.request.id.clone();
-            PlanError::Space(SpaceError::Malformed { owner, size: registers, align: 1 })
+            PlanError::Space(SpaceError::Malformed { owner, size, align: 1 })
         })?;
-        let window = self.claim(&fixture.request.id, window)?;
-        let pin = fixture.pin.map(|pin| self.irqs.claim(&fixture.request.id, pin)).transpose()?;
+        let id = &fixture.request.id;
+        let window = match space {
+            Space::Memory => self.claim(id, window)?,
+            Space::Ports => self.claim_ports(id, window)?,
+        };
+        let pin = fixture.pin.map(|pin| self.irqs.claim(id, pin)).transpose()?;
         let slot = Slot { windows: vec![window], irq: pin.zip(irq) };
-        self.region(&fixture.request.id, RegionKind::Device, window);
+        if space == Space::Memory {
+            self.region(&fixture.request.id, RegionKind::Device, window);
+        }
         self.placed(&fixture.request, slot, None);
         Ok(())
     }
@@ -510,6 +546,7 @@ impl Draft {
         self.devices.push(Placed {
             slot,
             function,
+            ports: windows_of_ports(&request.needs, self.ports.claims()),
             id: request.id.clone(),
             kind: request.kind.clone(),
             transport: Transport::of(&request.needs, request.queue_reach),
@@ -568,6 +605,7 @@ impl Draft {
             self.regions.iter().filter(absent).map(|region| kept_as(&region.name)).collect();
         let regions = self.regions.iter().map(|region| region.name.as_str());
         let regions = regions.chain(kept.iter().map(String::as_str));
+        let regions = regions.chain(self.ports.claims().map(|claim| claim.owner.as_str()));
         let functions = self.devices.iter().filter(|device| device.function.is_some());
         let wires = crate::pci::WIRES.into_iter().filter(|_| self.wired);
         let mut names: Vec<&str> =
@@ -600,6 +638,7 @@ impl Draft {
             regions: self.regions,
             devices: self.devices,
             space: self.space,
+            ports: self.ports.claims().cloned().collect(),
             irqs: self.irqs,
             device_pins: (*map.devices.pins.start(), *map.devices.pins.end()),
             intx,

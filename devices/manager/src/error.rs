@@ -29,6 +29,12 @@ pub enum PlanError {
         human_size(*.memory), limit_text(*.width), human_size(*.short)
     )]
     MemoryBeyondWidth { memory: u64, base: u64, last: u64, needed: u8, width: Width, short: u64 },
+    /// Whatever the width.
+    #[error(
+        "{} of memory is more than board '{board}' has room for, which is {} so far",
+        human_size(*.memory), human_size(*.most)
+    )]
+    MemoryBeyondBoard { memory: u64, most: u64, board: String },
     #[error("{} of memory from {base:#x} passes the end of the 64-bit address space", human_size(*.memory))]
     MemoryWraps { memory: u64, base: u64 },
     #[error(
@@ -72,6 +78,10 @@ pub enum PlanError {
     PciWithoutInterrupts,
     #[error("{0} wants a place on PCI bus 0, and all 31 are taken")]
     NoFunction(String),
+    #[error("{0} wants I/O ports, and only devices at a fixed place of a board that has ports get any")]
+    NoPorts(String),
+    #[error("{owner} wants the I/O ports {wanted}, and ports are numbered to 0xffff")]
+    NoSuchPort { owner: String, wanted: AddressRange },
     #[error("{0} is no PCI function, and nothing else is plugged while the guest runs")]
     NotHotPluggable(String),
     #[error("{owner} wants {} for BAR {bar} in {window}, and {why}", human_size(*.size))]
@@ -110,6 +120,7 @@ impl PlanError {
             Self::HotplugNotPages { .. } => "max-memory-not-pages",
             Self::NoMemory => "no-memory",
             Self::MemoryBeyondWidth { .. } => "ram-beyond-width",
+            Self::MemoryBeyondBoard { .. } => "ram-beyond-board",
             Self::MemoryWraps { .. } => "ram-wraps",
             Self::HotplugBelowMemory { .. } => "max-memory-below-memory",
             Self::MemorySlots { .. } => "memory-slots",
@@ -122,6 +133,8 @@ impl PlanError {
             Self::NoPci(_) => "no-pci",
             Self::PciWithoutInterrupts => "pci-without-interrupts",
             Self::NoFunction(_) => "pci-bus-full",
+            Self::NoSuchPort { .. } => "no-such-port",
+            Self::NoPorts(_) => "no-ports",
             Self::NotHotPluggable(_) => "not-hot-pluggable",
             Self::Bar { .. } => "bar-without-room",
             Self::PciWindow { .. } => "pci-window",
@@ -143,6 +156,7 @@ impl PlanError {
                 | Self::MemorySlots { wanted: 0, .. }
                 | Self::DuplicateId(_)
                 | Self::NoPci(_)
+                | Self::NoPorts(_)
                 | Self::NotHotPluggable(_)
                 | Self::PciWindow { .. }
                 | Self::HostPages(_)

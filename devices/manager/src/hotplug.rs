@@ -3,8 +3,8 @@
 use ambit_bus::{Needs, Request};
 use ambit_resources::{AddressSpace, PaBits};
 
-use crate::draft::check_reach;
-use crate::pci::{DEVICES, WIRES, function};
+use crate::draft::{check_reach, windows_of_ports};
+use crate::pci::{DEVICES, Room, WIRES, function, port_window};
 use crate::plan::kept_as;
 use crate::{Placed, Plan, PlanError, RegionKind, Transport};
 
@@ -25,10 +25,12 @@ impl Plan {
         let taken: Vec<u8> = self.devices.iter().filter_map(|device| device.function).collect();
         let number = DEVICES.into_iter().find(|number| !taken.contains(number));
         let mut space = self.bars();
-        let slot = function(&request.id, number, bars, &self.regions, &self.intx, &mut space)?;
+        let room = Room { regions: &self.regions, ports: port_window(self.ports.iter()), intx: &self.intx };
+        let slot = function(&request.id, number, bars, &room, &mut space)?;
         let placed = Placed {
             slot,
             function: number,
+            ports: windows_of_ports(&request.needs, self.ports.iter()),
             id: request.id.clone(),
             kind: request.kind.clone(),
             transport: Transport::of(&request.needs, request.queue_reach),
@@ -63,6 +65,7 @@ impl Plan {
             region.name == name || (kept && kept_as(&region.name) == name)
         });
         let wire = !self.intx.is_empty() && WIRES.contains(&name);
-        part || wire || self.device(name).is_some()
+        let port = self.ports.iter().any(|claim| claim.owner == name);
+        part || wire || port || self.device(name).is_some()
     }
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ambit_bus::{
-    Backplane, Bus, BusError, Device, Doorbell, Effect, Host, HostError, IrqLine, Model, MsiVector, Owner,
-    Shared, Trigger,
+    Backplane, BusError, Device, Doorbell, Effect, Host, HostError, IrqLine, Model, MsiVector, Owner, Shared,
+    Space, Trigger, Written,
 };
 use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::decode::Decode;
 use crate::lines::Levels;
-use crate::windows::{Bell, Windows};
+use crate::windows::{Bell, Buses, Windows};
 use crate::{Placed, Plan};
 
 /// Every device of a running machine. All vCPUs share it.
@@ -25,7 +25,7 @@ use crate::{Placed, Plan};
 /// Lock order: the table of devices, then the map of the bus or one device, and never those two at a time. A
 /// device that is locked may use its lines, messages and doorbells, whose locks are the last.
 pub struct DeviceManager {
-    bus: Bus,
+    buses: Buses,
     decode: Decode,
     levels: Levels,
     table: Mutex<Table>,
@@ -79,6 +79,8 @@ pub enum Outcome {
     Missed,
     PowerOff,
     Reset,
+    /// The guest says that it crashed.
+    Crash,
 }
 
 /// A window of a device, where it is on the bus.
@@ -86,6 +88,7 @@ pub enum Outcome {
 pub struct Decoded {
     pub id: String,
     pub window: u8,
+    pub space: Space,
     pub range: AddressRange,
 }
 
@@ -93,7 +96,7 @@ impl DeviceManager {
     /// Without any device yet. `host` is the machine that `plan` describes.
     pub fn new(plan: &Plan, host: Arc<dyn Backplane>) -> Self {
         Self {
-            bus: Bus::default(),
+            buses: Buses::default(),
             decode: Decode::of(plan),
             levels: Levels::default(),
             table: Mutex::default(),
@@ -144,13 +147,13 @@ impl DeviceManager {
         }
         let owner = Owner(table.next);
         table.next += 1;
-        let windows = Windows::new(owner, Arc::clone(&device), &placed.slot.windows, bells);
+        let windows = Windows::new(owner, Arc::clone(&device), placed, bells);
         let is_function = placed.function.is_some();
         let mut plugged = Plugged { id: id.clone(), device, is_function, windows };
-        let fixed: Vec<_> = plugged.windows.planned().take_while(|(n, _)| *n == 0 || !is_function).collect();
-        for (number, range) in fixed {
+        let fixed: Vec<_> = plugged.windows.planned().take_while(|(n, ..)| *n == 0 || !is_function).collect();
+        for (number, _, range) in fixed {
             if let Err(source) = self.put_up(&mut plugged, number, range) {
-                plugged.off_the_bus(&self.bus);
+                plugged.off_the_bus(&self.buses);
                 return Err(BuildError::Plug { id: id.clone(), source });
             }
         }
@@ -169,7 +172,7 @@ impl DeviceManager {
         let owner = table.devices.iter().find(|(_, plugged)| plugged.id == id).map(|(owner, _)| *owner);
         let plugged = owner.and_then(|owner| table.devices.remove(&owner));
         let mut plugged = plugged.ok_or_else(|| NotThere(id.into()))?;
-        plugged.off_the_bus(&self.bus);
+        plugged.off_the_bus(&self.buses);
         // Ending its work may take long, and other devices are moved meanwhile.
         drop(table);
         plugged.lock().reset();
@@ -178,15 +181,30 @@ impl DeviceManager {
 
     /// Reads as ones where no single window holds the whole access. True if a device answered.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
-        self.bus.read(address, data)
+        self.buses.memory.read(address, data)
     }
 
     pub fn write(&self, address: u64, data: &[u8]) -> Outcome {
-        let Some(written) = self.bus.write(address, data) else { return Outcome::Missed };
+        self.written(self.buses.memory.write(address, data))
+    }
+
+    /// As [`DeviceManager::read`], of I/O ports.
+    pub fn read_port(&self, port: u16, data: &mut [u8]) -> bool {
+        self.buses.ports.read(port.into(), data)
+    }
+
+    /// As [`DeviceManager::write`], of I/O ports.
+    pub fn write_port(&self, port: u16, data: &[u8]) -> Outcome {
+        self.written(self.buses.ports.write(port.into(), data))
+    }
+
+    fn written(&self, written: Option<Written>) -> Outcome {
+        let Some(written) = written else { return Outcome::Missed };
         match written.effect {
             Effect::None => Outcome::Done,
             Effect::PowerOff => Outcome::PowerOff,
             Effect::Reset => Outcome::Reset,
+            Effect::Crash => Outcome::Crash,
             Effect::Remap => {
                 // One that was unplugged meanwhile has no windows to move.
                 if let Some(plugged) = lock(&self.table).devices.get_mut(&written.owner) {
@@ -197,16 +215,16 @@ impl DeviceManager {
         }
     }
 
-    /// Every window that is on the bus, lowest first.
+    /// Every window that is on a bus, that of memory first, lowest first.
     pub fn decoded(&self) -> Vec<Decoded> {
         let table = lock(&self.table);
         let of = |plugged: &Plugged| {
             let id = plugged.id.clone();
             let up: Vec<_> = plugged.windows.up().collect();
-            up.into_iter().map(move |(window, range)| Decoded { id: id.clone(), window, range })
+            up.into_iter().map(move |(window, space, range)| Decoded { id: id.clone(), window, space, range })
         };
         let mut all: Vec<Decoded> = table.devices.values().flat_map(of).collect();
-        all.sort_by_key(|decoded| decoded.range.first());
+        all.sort_by_key(|decoded| (decoded.space == Space::Ports, decoded.range.first()));
         all
     }
 
@@ -231,9 +249,9 @@ impl DeviceManager {
         // What the device does not speak of is not decoded.
         let places = places.into_iter().chain(iter::repeat(None));
         let mut wanted = Vec::new();
-        for ((number, planned), place) in plugged.windows.planned().skip(1).zip(places) {
+        for ((number, space, planned), place) in plugged.windows.planned().skip(1).zip(places) {
             let range = place.and_then(|place| {
-                let range = self.decode.range(planned, place);
+                let range = self.decode.range(space, planned, place);
                 range.map_err(|why| self.refuse(&plugged.id, number, place, &why)).ok()
             });
             wanted.push((number, range));
@@ -241,7 +259,7 @@ impl DeviceManager {
         // All that move are taken down before any is put up, so that two can change places.
         for (number, range) in &wanted {
             if plugged.windows.range(*number) != *range {
-                plugged.windows.take_down(*number, &self.bus);
+                plugged.windows.take_down(*number, &self.buses);
             }
         }
         for (number, range) in wanted {
@@ -253,7 +271,7 @@ impl DeviceManager {
     }
 
     fn put_up(&self, plugged: &mut Plugged, number: u8, range: AddressRange) -> Result<(), BusError> {
-        let refused = plugged.windows.put_up(number, range, &self.bus, &*self.host)?;
+        let refused = plugged.windows.put_up(number, range, &self.buses, &*self.host)?;
         if let Some(why) = refused
             && !self.told_of_doorbells.swap(true, Ordering::Relaxed)
         {
@@ -278,10 +296,10 @@ impl Plugged {
     }
 
     /// The configuration space goes first: then no new access moves the rest.
-    fn off_the_bus(&mut self, bus: &Bus) {
-        let numbers: Vec<u8> = self.windows.up().map(|(number, _)| number).collect();
+    fn off_the_bus(&mut self, buses: &Buses) {
+        let numbers: Vec<u8> = self.windows.up().map(|(number, ..)| number).collect();
         for number in numbers {
-            self.windows.take_down(number, bus);
+            self.windows.take_down(number, buses);
         }
     }
 }

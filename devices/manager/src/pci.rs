@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ambit_bus::{Bar, BarSpace, Needs, Request, Slot, Trigger};
-use ambit_resources::{AddressRange, AddressSpace, IrqPin, PaBits};
+use ambit_resources::{AddressRange, AddressSpace, Claim, IrqPin, PaBits};
 
 use crate::draft::Draft;
 use crate::{MachineConfig, MemoryMap, PlanError, Region, RegionKind};
@@ -54,6 +54,9 @@ impl Pci {
                 return Err(PlanError::PciWithoutInterrupts);
             }
             draft.wired = places.intx.is_some();
+            if let Some(ports) = places.ports {
+                draft.claim_ports(IO, ports)?;
+            }
             if let Some(first) = places.intx {
                 for (number, name) in (0..).zip(WIRES) {
                     intx.push(draft.irqs.claim(name, IrqPin(first.0.saturating_add(number)))?);
@@ -72,11 +75,26 @@ impl Pci {
     /// See [`function`].
     pub fn function(&mut self, request: &Request, bars: &[Bar], draft: &mut Draft) -> Result<(), PlanError> {
         let number = Some(self.next).filter(|next| DEVICES.contains(next));
-        let slot = function(&request.id, number, bars, &draft.regions, &self.intx, &mut self.bars)?;
+        let room =
+            Room { regions: &draft.regions, ports: port_window(draft.ports.claims()), intx: &self.intx };
+        let slot = function(&request.id, number, bars, &room, &mut self.bars)?;
         self.next += 1;
         draft.placed(request, slot, number);
         Ok(())
     }
+}
+
+/// What functions are placed in.
+pub(crate) struct Room<'a> {
+    pub regions: &'a [Region],
+    /// Room for BARs of ports, where those are a space of their own.
+    pub ports: Option<AddressRange>,
+    pub intx: &'a [IrqPin],
+}
+
+/// Where BARs of I/O ports are, if `ports` are a space of their own.
+pub(crate) fn port_window<'a>(mut ports: impl Iterator<Item = &'a Claim>) -> Option<AddressRange> {
+    ports.find(|claim| claim.owner == IO).map(|claim| claim.range)
 }
 
 /// The room of the function `owner` with this number, if there is one left. `space` is what BARs have taken,
@@ -88,19 +106,18 @@ pub(crate) fn function(
     owner: &str,
     number: Option<u8>,
     bars: &[Bar],
-    regions: &[Region],
-    intx: &[IrqPin],
+    room: &Room,
     space: &mut AddressSpace,
 ) -> Result<Slot, PlanError> {
-    let ecam = part(regions, ECAM).and_then(|region| region.range);
+    let ecam = part(room.regions, ECAM).and_then(|region| region.range);
     let ecam = ecam.ok_or_else(|| PlanError::NoPci(owner.into()))?;
     let number = number.ok_or_else(|| PlanError::NoFunction(owner.into()))?;
     let mut windows = vec![config_space(ecam, number)];
     for (index, bar) in bars.iter().enumerate() {
-        windows.push(place(owner, index, *bar, regions, space)?);
+        windows.push(place(owner, index, *bar, room, space)?);
     }
     // INTA of a function on the root bus (PCI-to-PCI Bridge 1.2, 9.1).
-    let pin = intx.get(usize::from(number) % WIRES.len());
+    let pin = room.intx.get(usize::from(number) % WIRES.len());
     let irq = pin.map(|pin| (*pin, Trigger::Level));
     Ok(Slot { windows, irq })
 }
@@ -126,7 +143,7 @@ fn place(
     owner: &str,
     index: usize,
     bar: Bar,
-    regions: &[Region],
+    room: &Room,
     space: &mut AddressSpace,
 ) -> Result<AddressRange, PlanError> {
     let window = match bar.space {
@@ -136,7 +153,12 @@ fn place(
     };
     let refused =
         |why: String| PlanError::Bar { owner: owner.into(), bar: index, size: bar.size, window, why };
-    let region = part(regions, window);
+    if let Some(ports) = room.ports.filter(|_| bar.space == BarSpace::Io) {
+        // No window of memory is as low as a port, so one space serves both.
+        let placed = space.place(owner, bar.size, bar.size, ports);
+        return placed.map_err(|error| refused(error.to_string()));
+    }
+    let region = part(room.regions, window);
     let region = region.ok_or_else(|| refused("the board has no such window".into()))?;
     let why = region.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     let within = region.range.ok_or_else(|| refused(format!("it is left out{why}")))?;
@@ -153,7 +175,7 @@ fn part<'a>(regions: &'a [Region], name: &str) -> Option<&'a Region> {
 pub(crate) fn wide_need(devices: &[Request], first: u64) -> u64 {
     let wide = devices.iter().filter_map(|request| match &request.needs {
         Needs::Pci { bars } => Some(bars),
-        Needs::Board { .. } => None,
+        Needs::Board { .. } | Needs::Ports { .. } => None,
     });
     let wide = wide.flatten().filter(|bar| bar.space == BarSpace::Mmio64);
     let mut space = AddressSpace::new(PaBits::MAX);

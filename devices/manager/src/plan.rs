@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ambit_bus::{Description, Slot};
-use ambit_resources::{AddressRange, AddressSpace, IrqPin, IrqPool, PaBits};
+use ambit_bus::{Description, Slot, Space};
+use ambit_resources::{AddressRange, AddressSpace, Claim, IrqPin, IrqPool, PaBits};
 use serde::{Deserialize, Serialize};
 
 use crate::draft::{Stage, staged};
@@ -26,6 +26,9 @@ pub struct Plan {
     pub regions: Vec<Region>,
     pub devices: Vec<Placed>,
     pub space: AddressSpace,
+    /// I/O ports that have an owner, lowest first; none where they are no space of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Claim>,
     pub irqs: IrqPool,
     /// Pins that optional devices may have, those that are taken among them.
     pub device_pins: (u32, u32),
@@ -84,7 +87,17 @@ pub struct Placed {
     pub transport: Transport,
     /// For a PCI function: its number on bus 0. 0 is the host bridge, others have 1 to 31.
     pub function: Option<u8>,
+    /// Which of its windows are of I/O ports, in a space of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u8>,
     pub description: Arc<Description>,
+}
+
+impl Placed {
+    /// What window `number` is a window of.
+    pub fn space(&self, number: u8) -> Space {
+        if self.ports.contains(&number) { Space::Ports } else { Space::Memory }
+    }
 }
 
 /// What a part for frames is called that no vCPU has one in.

@@ -338,7 +338,7 @@ fn bars(config: &MachineConfig) -> impl Iterator<Item = (&str, usize, &Bar)> {
         Needs::Pci { bars } => {
             bars.iter().enumerate().map(|(n, bar)| (request.id.as_str(), n, bar)).collect()
         }
-        Needs::Board { .. } => Vec::new(),
+        Needs::Board { .. } | Needs::Ports { .. } => Vec::new(),
     })
 }
 
@@ -400,6 +400,7 @@ fn place_all(placer: &mut Placer, board: &Small, config: &MachineConfig, facts: 
                 placer.device(id, (*registers).max(map.devices.grain), irq.is_some(), &map.devices)?;
                 continue;
             }
+            Needs::Ports { .. } => unreachable!("no device asks for ports"),
             Needs::Pci { bars } => bars,
         };
         let ecam = placer.range("pci.ecam").ok_or_else(|| format!("{id} has no PCI"))?;
@@ -495,7 +496,7 @@ fn board(rng: &mut Rng) -> Small {
                 fit: Fit::Trimmed(PAGE << rng.below(2)),
             });
         }
-        PciPlaces { intx: rng.chance(80).then_some(IrqPin(6)), msi: true }
+        PciPlaces { intx: rng.chance(80).then_some(IrqPin(6)), msi: true, ports: None }
     });
     let fixtures = (0..rng.below(3)).map(|n| Fixture {
         request: Request {

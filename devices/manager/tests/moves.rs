@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ambit_bus::bench::{BenchHost, Held};
-use ambit_bus::{Backplane, BarSpace, HostError, IrqLine, Match, Model, MsiVector, Trigger, Wired};
+use ambit_bus::{Backplane, BarSpace, HostError, IrqLine, Match, Model, MsiVector, Space, Trigger, Wired};
 use ambit_device_manager::{BuildError, Decoded, NotThere, Outcome, pci as parts};
 use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
@@ -32,7 +32,7 @@ fn high(machine: &Machine) -> AddressRange {
 fn before_the_guest_has_placed_anything_only_configuration_spaces_answer() {
     let machine = Machine::new(&[("a", 0x20)]);
 
-    let decoded = |id: &str, range| Decoded { id: id.into(), window: 0, range };
+    let decoded = |id: &str, range| Decoded { id: id.into(), window: 0, space: Space::Memory, range };
     assert_eq!(
         machine.manager.decoded(),
         [
@@ -312,6 +312,7 @@ fn ten_thousand_random_moves_leave_the_bus_as_the_rules_say_each_time() {
 
         let mut expected = fixed.clone();
         expected.extend(oracle.up.iter().map(|(card, bar, first, size)| Decoded {
+            space: Space::Memory,
             id: ids[*card].into(),
             window: u8::try_from(*bar).unwrap() + 1,
             range: AddressRange::fixed(*first, *size),
@@ -354,12 +355,18 @@ impl Backplane for Gate {
         Backplane::message(&self.bench, requester)
     }
 
-    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError> {
+    fn doorbell(
+        &self,
+        space: Space,
+        address: u64,
+        write: Match,
+        event: &Arc<EventFd>,
+    ) -> Result<Wired, HostError> {
         if write == Match::Half(0) {
             self.inside.send(()).unwrap();
             self.leave.lock().unwrap().recv_timeout(HANG).unwrap();
         }
-        Backplane::doorbell(&self.bench, address, write, event)
+        Backplane::doorbell(&self.bench, space, address, write, event)
     }
 }
 

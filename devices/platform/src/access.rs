@@ -1,4 +1,4 @@
-//! How an access of any width meets a 32-bit register.
+//! How an access of any width meets a 32-bit register, and one of several bytes registers of one.
 //!
 //! The device owns the words of its window. An access that begins at a word is an access to that
 //! register: a short one reads its low bytes and writes zeros to the others, a long one goes on with
@@ -14,6 +14,11 @@ pub const WINDOW: u64 = 0x1000;
 pub(crate) fn register(at: Offset) -> Option<u16> {
     let exists = at.window == 0 && at.byte < WINDOW && at.byte.is_multiple_of(4);
     u16::try_from(at.byte).ok().filter(|_| exists)
+}
+
+/// The register that byte `index` of an access at `at` is for, in a device whose registers are bytes.
+pub(crate) fn byte_register(at: Offset, index: u64) -> Option<u8> {
+    u8::try_from(at.byte.checked_add(index)?).ok()
 }
 
 pub(crate) fn answer(data: &mut [u8], value: u32) {

@@ -14,5 +14,8 @@
 )]
 
 mod access;
+pub mod endings;
 pub mod pl011;
 pub mod pl031;
+pub mod receiver;
+pub mod serial;

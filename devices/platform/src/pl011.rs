@@ -16,6 +16,7 @@ use ambit_bus::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::access;
+use crate::receiver::Receiver;
 use uart::Uart;
 
 /// Size of the register window in bytes.
@@ -87,15 +88,12 @@ impl Model for Pl011Model {
     }
 }
 
-/// The end of the line that the user types into. It holds [`INPUT_ROOM`] bytes. Cheap to clone, and used
-/// from any thread.
+/// The end of the line that the user types into. It holds [`INPUT_ROOM`] bytes. Cheap to clone.
 #[derive(Clone)]
 pub struct Input(Arc<Port>);
 
-impl Input {
-    /// Takes as many of `bytes` as there is room for, from the first; how many that were. The rest stays
-    /// with the caller, and [`Input::room_event`] is signalled when half of all the room is free.
-    pub fn push(&self, bytes: &[u8]) -> usize {
+impl Receiver for Input {
+    fn push(&self, bytes: &[u8]) -> usize {
         let mut wiring = self.0.lock();
         let taken = wiring.uart.push(bytes);
         wiring.wanted |= taken < bytes.len();
@@ -103,17 +101,14 @@ impl Input {
         taken
     }
 
-    /// How many bytes [`Input::push`] takes now; only a push makes it less. If fewer than `wanted`, up to
-    /// half of all the room, [`Input::room_event`] is signalled when that half is free.
-    pub fn room(&self, wanted: usize) -> usize {
+    fn room(&self, wanted: usize) -> usize {
         let mut wiring = self.0.lock();
         let room = wiring.uart.room();
         wiring.wanted |= room < wanted.min(INPUT_ROOM / 2);
         room
     }
 
-    /// Signalled when there is room again for somebody who found too little.
-    pub fn room_event(&self) -> &EventFd {
+    fn room_event(&self) -> &EventFd {
         &self.0.room
     }
 }

@@ -125,7 +125,7 @@ impl Machine {
             (0..len).step_by(4).map(move |byte| u32::from_le_bytes(self.get(Spot { window, byte })))
         };
         let mut all: Vec<u32> = match &self.needs {
-            Needs::Board { .. } => words(0, 0x140).collect(),
+            Needs::Board { .. } | Needs::Ports { .. } => words(0, 0x140).collect(),
             // Reading the interrupt status clears it, so it is read as often here as there.
             Needs::Pci { bars } => {
                 let bars = (1..).zip(bars).flat_map(|(window, bar)| words(window, bar.size));
@@ -242,7 +242,7 @@ impl Machine {
 /// One behind the other, each at a multiple of its size.
 fn windows(needs: &Needs) -> Vec<AddressRange> {
     let sizes: Vec<u64> = match needs {
-        Needs::Board { registers, .. } => vec![*registers],
+        Needs::Board { registers: size, .. } | Needs::Ports { count: size, .. } => vec![*size],
         Needs::Pci { bars } => [4096].into_iter().chain(bars.iter().map(|bar| bar.size)).collect(),
     };
     let mut next = BASE;

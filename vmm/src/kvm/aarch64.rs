@@ -8,7 +8,7 @@ use ambit_resources::{AddressRange, IrqPin, PaBits};
 use kvm_bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_NISV_TO_USER, KVM_DEV_ARM_VGIC_CTRL_INIT,
     KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_EXIT_ARM_NISV,
-    KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST,
+    KVM_MSI_VALID_DEVID, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST,
     KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, kvm_create_device, kvm_device_attr,
     kvm_device_type, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2,
     kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_enable_cap, kvm_vcpu_init,
@@ -73,6 +73,27 @@ fn can_make(kvm: &Kvm, kinds: &[kvm_device_type]) -> bool {
     // All are kept until all are made.
     let made: Result<Vec<_>, _> = kinds.iter().map(|kind| make_device(&vm, *kind)).collect();
     made.is_ok()
+}
+
+/// The flags of a message in the table of GSIs: an ITS looks it up by who sent it.
+pub const MESSAGE_FLAGS: u32 = KVM_MSI_VALID_DEVID;
+
+/// Where the kernel takes a pin, each as a chip and its input.
+pub fn pin_inputs(pin: u32) -> Vec<(u32, u32)> {
+    vec![(0, pin)]
+}
+
+/// What every vCPU needs to be one: nothing before it is set up.
+pub struct Cpus;
+
+impl Cpus {
+    pub fn prepare(_: &Kvm, _: &VmFd, _: &mut Answers) -> Result<Self, KvmError> {
+        Ok(Self)
+    }
+
+    pub fn describe(&self, _: &VcpuFd, _: u32, _: &mut Answers) -> Result<(), KvmError> {
+        Ok(())
+    }
 }
 
 /// The GIC's devices. They must outlive every vCPU's last run.
@@ -264,7 +285,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use ambit_bus::{Backplane, Match, Message, Trigger};
+    use ambit_bus::{Backplane, Match, Message, Space, Trigger};
     use ambit_device_manager::{HostFacts, MachineConfig};
     use kvm_bindings::KVM_DEV_ARM_VGIC_GRP_DIST_REGS;
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -331,7 +352,7 @@ mod tests {
             }
             let event = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
             for write in [Match::Any, Match::Half(1), Match::Word(1)] {
-                drop(host.doorbell(0x200_0000, write, &event).unwrap());
+                drop(host.doorbell(Space::Memory, 0x200_0000, write, &event).unwrap());
             }
         }
 

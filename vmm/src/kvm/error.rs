@@ -1,5 +1,6 @@
 //! What the kernel refused, as a sentence.
 
+use ambit_bus::Space;
 use ambit_resources::{AddressRange, PaBits, human_size};
 
 /// Why there is no machine, or why it stopped.
@@ -37,6 +38,10 @@ pub enum Step {
     CreateVm { ipa_bits: PaBits },
     AddRam { range: AddressRange },
     CreateVcpu { id: u32 },
+    KvmPages { address: u64 },
+    CreateIrqchip,
+    SupportedCpuid,
+    DescribeVcpu { id: u32 },
     CreateGic,
     GicLines { count: u32 },
     GicFrame { what: String, range: AddressRange },
@@ -48,7 +53,7 @@ pub enum Step {
     SetRegister { id: u32, name: &'static str },
     Irq { pin: u32 },
     Message { requester: u16 },
-    Doorbell { address: u64 },
+    Doorbell { space: Space, address: u64 },
     Run { id: u32 },
 }
 
@@ -78,6 +83,12 @@ impl Step {
                 format!("the kernel did not take {} of RAM at {range}", human_size(range.size()))
             }
             Self::CreateVcpu { id } => format!("the kernel made no vCPU {id}"),
+            Self::KvmPages { address } => {
+                format!("the kernel did not take the pages at {address:#x} for its own use")
+            }
+            Self::CreateIrqchip => "the kernel made no interrupt controllers".into(),
+            Self::SupportedCpuid => "the kernel did not say what its vCPUs can do".into(),
+            Self::DescribeVcpu { id } => format!("vCPU {id} did not take what it is told of itself"),
             Self::CreateGic => "the kernel made no GIC".into(),
             Self::GicLines { count } => format!("the GIC did not take {count} interrupt lines"),
             Self::GicFrame { what, range } => format!("the GIC did not take {what} at {range}"),
@@ -91,7 +102,12 @@ impl Step {
             Self::Message { requester } => {
                 format!("a message of PCI device {} could not be wired", requester >> 3)
             }
-            Self::Doorbell { address } => format!("the doorbell at {address:#x} could not be wired"),
+            Self::Doorbell { space: Space::Memory, address } => {
+                format!("the doorbell at {address:#x} could not be wired")
+            }
+            Self::Doorbell { space: Space::Ports, address } => {
+                format!("the doorbell at port {address:#x} could not be wired")
+            }
             Self::Run { id } => format!("vCPU {id} could not go on"),
         }
     }

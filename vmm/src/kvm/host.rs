@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use ambit_bus::{Backplane, HostError, IrqLine, IrqWire, Match, MsiVector, Trigger, Wired};
+use ambit_bus::{Backplane, HostError, IrqLine, IrqWire, Match, MsiVector, Space, Trigger, Wired};
 use ambit_memory::GuestMemory;
 use ambit_resources::{IrqPin, PaBits};
 use kvm_ioctls::{IoEventAddress, NoDatamatch};
@@ -68,21 +68,35 @@ impl Backplane for KvmHost {
         self.messages.as_ref().map(|messages| messages.vector(requester)).transpose()
     }
 
-    fn doorbell(&self, address: u64, write: Match, event: &Arc<EventFd>) -> Result<Wired, HostError> {
-        let (fd, at) = (&self.vm.fd, IoEventAddress::Mmio(address));
+    fn doorbell(
+        &self,
+        space: Space,
+        address: u64,
+        write: Match,
+        event: &Arc<EventFd>,
+    ) -> Result<Wired, HostError> {
+        let (fd, at) = (&self.vm.fd, io_address(space, address));
         let done = match write {
             Match::Any => fd.register_ioevent(event, &at, NoDatamatch),
             Match::Half(value) => fd.register_ioevent(event, &at, value),
             Match::Word(value) => fd.register_ioevent(event, &at, value),
         };
-        done.map_err(|errno| refused(Step::Doorbell { address }, errno))?;
-        Ok(Wired::new(Bell { vm: Arc::clone(&self.vm), address, write, event: Arc::clone(event) }))
+        done.map_err(|errno| refused(Step::Doorbell { space, address }, errno))?;
+        Ok(Wired::new(Bell { vm: Arc::clone(&self.vm), space, address, write, event: Arc::clone(event) }))
+    }
+}
+
+fn io_address(space: Space, address: u64) -> IoEventAddress {
+    match space {
+        Space::Memory => IoEventAddress::Mmio(address),
+        Space::Ports => IoEventAddress::Pio(address),
     }
 }
 
 /// An event that the guest's writes signal in the kernel.
 struct Bell {
     vm: Arc<Handle>,
+    space: Space,
     address: u64,
     write: Match,
     event: Arc<EventFd>,
@@ -90,7 +104,7 @@ struct Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        let (fd, at) = (&self.vm.fd, IoEventAddress::Mmio(self.address));
+        let (fd, at) = (&self.vm.fd, io_address(self.space, self.address));
         let done = match self.write {
             Match::Any => fd.unregister_ioevent(&self.event, &at, NoDatamatch),
             Match::Half(value) => fd.unregister_ioevent(&self.event, &at, value),

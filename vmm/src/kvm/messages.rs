@@ -4,15 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ambit_bus::{HostError, Message, MsiVector, MsiWire};
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting, kvm_irq_routing_entry,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry,
     kvm_irq_routing_irqchip, kvm_irq_routing_msi,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::Handle;
 use super::error::Step;
 use super::host::{no_event, refused};
 use super::routes::{Entry, Routes, Target};
+use super::{Handle, arch};
 
 /// All messages of one machine.
 pub struct Messages {
@@ -40,25 +40,30 @@ impl Messages {
 
     /// Replaces the kernel's table, and with it what each wired event signals.
     fn install(&self, table: &[Entry]) -> Result<(), kvm_ioctls::Error> {
-        let entries: Vec<kvm_irq_routing_entry> = table.iter().map(line).collect();
+        let entries: Vec<kvm_irq_routing_entry> = table.iter().flat_map(lines).collect();
         let table =
             KvmIrqRouting::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::ENOMEM))?;
         self.vm.fd.set_gsi_routing(&table)
     }
 }
 
-/// One line of the table in the kernel's words (Linux `Documentation/virt/kvm/api.rst`, 4.52).
-fn line(entry: &Entry) -> kvm_irq_routing_entry {
+/// One GSI in the kernel's words (Linux `Documentation/virt/kvm/api.rst`, 4.52).
+fn lines(entry: &Entry) -> Vec<kvm_irq_routing_entry> {
     let mut line = kvm_irq_routing_entry { gsi: entry.gsi, ..Default::default() };
     match entry.target {
         Target::Pin(pin) => {
             line.type_ = KVM_IRQ_ROUTING_IRQCHIP;
-            line.u.irqchip = kvm_irq_routing_irqchip { irqchip: 0, pin };
+            let inputs = arch::pin_inputs(pin).into_iter();
+            return inputs
+                .map(|(irqchip, pin)| {
+                    line.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+                    line
+                })
+                .collect();
         }
         Target::Message { message: Message { address, data }, requester } => {
             line.type_ = KVM_IRQ_ROUTING_MSI;
-            // An ITS looks a message up by who sent it.
-            line.flags = KVM_MSI_VALID_DEVID;
+            line.flags = arch::MESSAGE_FLAGS;
             let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
             let mut msi = kvm_irq_routing_msi {
                 address_lo: u32::from_le_bytes([a, b, c, d]),
@@ -70,7 +75,7 @@ fn line(entry: &Entry) -> kvm_irq_routing_entry {
             line.u.msi = msi;
         }
     }
-    line
+    vec![line]
 }
 
 /// One message-signalled interrupt of one function.

@@ -28,7 +28,7 @@ use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, PaBits};
 #[cfg(target_arch = "aarch64")]
 use kvm_bindings::kvm_device_attr;
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_EXIT_IO, KVM_EXIT_IO_IN, kvm_userspace_memory_region};
 #[cfg(target_arch = "aarch64")]
 use kvm_ioctls::DeviceFd;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -92,10 +92,14 @@ impl Vm {
             }
         }
         let fd = &handle.fd;
+        let cpus = arch::Cpus::prepare(&kvm, fd, answers)?;
         let mut vcpus = Vec::new();
         for id in 0..plan.cpus {
             match answers.hear(Step::CreateVcpu { id }, fd.create_vcpu(u64::from(id)))? {
-                Some(vcpu) => vcpus.push(vcpu),
+                Some(vcpu) => {
+                    cpus.describe(&vcpu, id, answers)?;
+                    vcpus.push(vcpu);
+                }
                 // Nor will there be any more.
                 None => break,
             }
@@ -125,6 +129,35 @@ impl Vm {
     pub fn host(&self) -> KvmHost {
         KvmHost::new(Arc::clone(&self.handle), self.pa_bits, self.messages.clone())
     }
+}
+
+/// One access to I/O ports, as wide as the instruction had it.
+pub enum PortAccess<'a> {
+    Read(u16, &'a mut [u8]),
+    Write(u16, &'a [u8]),
+}
+
+/// What a vCPU that stopped for I/O ports wants: a string instruction wants the same port many times. `act` may end
+/// it with `Some`.
+pub fn port_accesses<T>(vcpu: &mut VcpuFd, mut act: impl FnMut(PortAccess<'_>) -> Option<T>) -> Option<T> {
+    let run = vcpu.get_kvm_run();
+    if run.exit_reason != KVM_EXIT_IO {
+        return None;
+    }
+    // SAFETY: the exit reason says which of the union the kernel wrote, and each bit pattern of it is valid.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let (size, count) = (usize::from(io.size), usize::try_from(io.count).unwrap_or(0));
+    let start = std::ptr::from_mut(run).cast::<u8>();
+    let at = usize::try_from(io.data_offset).unwrap_or(0);
+    // SAFETY: the kernel has put the data of the exit, `size * count` bytes of one page, at this offset from the start
+    // of the mapping that `run` is the first part of.
+    let data = unsafe { start.add(at) };
+    // SAFETY: as above; nothing else uses the mapping while `vcpu` is borrowed and does not run.
+    let data = unsafe { std::slice::from_raw_parts_mut(data, size.saturating_mul(count)) };
+    let is_read = u32::from(io.direction) == KVM_EXIT_IO_IN;
+    data.chunks_exact_mut(size.max(1)).find_map(|data| {
+        act(if is_read { PortAccess::Read(io.port, data) } else { PortAccess::Write(io.port, data) })
+    })
 }
 
 /// Makes the machine that `plan` describes, and takes it down again: what the kernel said to each step. Without

@@ -1,38 +1,98 @@
-//! What is particular to x86_64: so far its KVM can be asked what it is, and no board is built on it.
-
-use std::convert::Infallible;
+//! What is particular to x86_64: the interrupt controllers, CPUID, 64-bit mode and I/O ports.
 
 use ambit_device_manager::Plan;
 use ambit_resources::{IrqPin, PaBits};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use ambit_x86_64::{boot, pc};
+use kvm_bindings::{
+    CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
+    kvm_dtable, kvm_regs, kvm_segment, kvm_sregs,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 
 use super::answers::Answers;
-use super::error::KvmError;
+use super::error::{KvmError, Step};
 use crate::vcpu::Stop;
 
 /// Where the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuStart {
+    /// Guest physical address of the first instruction.
     pub entry: u64,
+    /// rsi: guest physical address of the zero page.
     pub argument: u64,
     pub ipa_bits: PaBits,
 }
 
-/// There is no machine with this one yet, so there is no value of it.
-pub struct Interrupts(Infallible);
+/// The flags of a message in the table of GSIs: nobody looks at who sent it.
+pub const MESSAGE_FLAGS: u32 = 0;
 
-impl Interrupts {
-    pub fn create(_: &VmFd, plan: &Plan, _: &mut Answers) -> Result<Self, KvmError> {
-        Err(wrong(plan))
+/// What every vCPU needs to be one.
+pub struct Cpus {
+    // `None` only where a refusal was noted.
+    cpuid: Option<CpuId>,
+}
+
+impl Cpus {
+    /// Before the first vCPU: KVM gives a vCPU its own interrupt controller only if the machine has one.
+    pub fn prepare(kvm: &Kvm, vm: &VmFd, answers: &mut Answers) -> Result<Self, KvmError> {
+        let pages = pc::KVM_PAGES.first();
+        // On Intel, real mode runs with the first page and the other three; elsewhere nobody touches them.
+        let identity = vm.set_identity_map_address(pages);
+        answers.hear(Step::KvmPages { address: pages }, identity)?;
+        let state = usize::try_from(pages + 0x1000).map_err(|_| kvm_ioctls::Error::new(libc::EINVAL));
+        let state = state.and_then(|address| vm.set_tss_address(address));
+        answers.hear(Step::KvmPages { address: pages + 0x1000 }, state)?;
+        answers.hear(Step::CreateIrqchip, vm.create_irq_chip())?;
+        let cpuid = answers.hear(Step::SupportedCpuid, kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
+        Ok(Self { cpuid })
     }
 
-    pub fn pins_beside_messages(&self) -> Option<u32> {
-        match self.0 {}
+    /// Tells a vCPU what it is: what KVM has, with its own number as APIC ID.
+    pub fn describe(&self, vcpu: &VcpuFd, id: u32, answers: &mut Answers) -> Result<(), KvmError> {
+        let Some(mut cpuid) = self.cpuid.clone() else { return Ok(()) };
+        for leaf in cpuid.as_mut_slice() {
+            match leaf.function {
+                // The initial APIC ID in 31:24 (Intel SDM volume 2, CPUID; AMD APM volume 3, E.3.2).
+                1 => leaf.ebx = leaf.ebx & 0x00ff_ffff | id << 24,
+                // The x2APIC ID, in all of its leaves.
+                0xb | 0x1f => leaf.edx = id,
+                _ => {}
+            }
+        }
+        answers.hear(Step::DescribeVcpu { id }, vcpu.set_cpuid2(&cpuid)).map(|_| ())
     }
 }
 
-fn wrong(plan: &Plan) -> KvmError {
-    KvmError::WrongArch { host: "x86_64", board: plan.board.clone(), wanted: plan.arch.name() }
+/// The interrupt controllers, which are the kernel's from [`Cpus::prepare`] on.
+pub struct Interrupts;
+
+impl Interrupts {
+    pub fn create(_: &VmFd, plan: &Plan, _: &mut Answers) -> Result<Self, KvmError> {
+        if plan.irqs.count() != pc::PINS {
+            return Err(KvmError::Plan(format!(
+                "it has {} pins, and KVM's IOAPIC has {}",
+                plan.irqs.count(),
+                pc::PINS
+            )));
+        }
+        Ok(Self)
+    }
+
+    /// How many pins the IOAPIC has; vCPUs take messages themselves.
+    pub fn pins_beside_messages(&self) -> Option<u32> {
+        Some(pc::PINS)
+    }
+}
+
+/// Where the kernel takes a pin, each as a chip and its input: as in its own first table, the pins of a PC's 8259s
+/// are also pins of the IOAPIC (Linux `arch/x86/kvm/irq_comm.c`, `default_routing`).
+pub fn pin_inputs(pin: u32) -> Vec<(u32, u32)> {
+    let old = match pin {
+        0..8 => Some((KVM_IRQCHIP_PIC_MASTER, pin)),
+        8..16 => Some((KVM_IRQCHIP_PIC_SLAVE, pin - 8)),
+        _ => None,
+    };
+    [(KVM_IRQCHIP_IOAPIC, pin)].into_iter().chain(old).collect()
 }
 
 pub fn create_vm(kvm: &Kvm, _: PaBits) -> Result<VmFd, kvm_ioctls::Error> {
@@ -57,16 +117,82 @@ pub fn has_its(_: &Kvm) -> bool {
 
 pub fn prepare(_: &VmFd) {}
 
-pub fn init_vcpu(_: &VmFd, _: &VcpuFd, _: u32, _: &CpuStart) -> Result<(), KvmError> {
-    Ok(())
+// Control registers (Intel SDM volume 3, 2.5) and IA32_EFER (2.2.1).
+const CR0_PROTECTED: u64 = 1;
+const CR0_EXTENSION_TYPE: u64 = 1 << 4;
+const CR0_PAGING: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LONG: u64 = 1 << 8 | 1 << 10;
+/// Always set (Intel SDM volume 1, 3.4.3).
+const RFLAGS: u64 = 1 << 1;
+/// The top of what is free below the zero page; whoever uses a stack brings one.
+const STACK: u64 = boot::ZERO_PAGE as u64;
+
+/// The first vCPU starts in 64-bit mode; the others are as KVM made them, and wait for INIT and SIPI.
+pub fn init_vcpu(_: &VmFd, vcpu: &VcpuFd, id: u32, at: &CpuStart) -> Result<(), KvmError> {
+    if id != 0 {
+        return Ok(());
+    }
+    let refused = |name| move |errno| KvmError::new(Step::SetRegister { id, name }, errno);
+    let mut system = vcpu.get_sregs().map_err(refused("cs"))?;
+    long_mode(&mut system);
+    vcpu.set_sregs(&system).map_err(refused("cs"))?;
+    let registers =
+        kvm_regs { rip: at.entry, rsi: at.argument, rsp: STACK, rflags: RFLAGS, ..Default::default() };
+    vcpu.set_regs(&registers).map_err(refused("rip"))
 }
 
+fn long_mode(system: &mut kvm_sregs) {
+    let data = segment(boot::DATA);
+    system.cs = segment(boot::CODE);
+    (system.ds, system.es, system.fs, system.gs, system.ss) = (data, data, data, data, data);
+    let limit = u16::try_from(size_of_val(&boot::descriptors()) - 1).unwrap_or(u16::MAX);
+    system.gdt = kvm_dtable { base: boot::GDT, limit, ..Default::default() };
+    system.idt = kvm_dtable::default();
+    system.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE | CR0_PAGING;
+    system.cr3 = boot::PAGE_TABLES;
+    system.cr4 = CR4_PAE;
+    system.efer = EFER_LONG;
+}
+
+/// What a vCPU has of the descriptor that `selector` selects (Intel SDM volume 3, 3.4.5).
+fn segment(selector: u16) -> kvm_segment {
+    let descriptor = boot::descriptors().get(usize::from(selector / 8)).copied().unwrap_or(0);
+    let bits = |first: u32, count: u32| descriptor >> first & ((1 << count) - 1);
+    let byte = |first, count| bits(first, count).to_le_bytes()[0];
+    let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let pages = bits(0, 16) | bits(48, 4) << 16;
+    let granular = byte(55, 1);
+    kvm_segment {
+        base: bits(16, 24) | bits(56, 8) << 24,
+        limit: if granular == 1 { word(pages << 12 | 0xfff) } else { word(pages) },
+        selector,
+        type_: byte(40, 4),
+        s: byte(44, 1),
+        dpl: byte(45, 2),
+        present: byte(47, 1),
+        avl: byte(52, 1),
+        l: byte(53, 1),
+        db: byte(54, 1),
+        g: granular,
+        ..Default::default()
+    }
+}
+
+/// The word `KVM_IRQ_LINE` takes for a pin. `None` if the IOAPIC has no such pin.
 pub fn irq_line(pin: IrqPin) -> Option<u32> {
-    Some(pin.0)
+    Some(pin.0).filter(|pin| *pin < pc::PINS)
 }
 
-pub fn after_run(_: &VcpuExit<'_>) -> Option<Stop> {
-    None
+/// Exits that only this architecture has. `None` if there is nothing to stop for.
+pub fn after_run(exit: &VcpuExit<'_>) -> Option<Stop> {
+    match exit {
+        VcpuExit::Shutdown => Some(Stop::Failed(KvmError::Stopped {
+            id: 0,
+            why: "the guest took a fault that it handles nowhere (a triple fault)".into(),
+        })),
+        _ => None,
+    }
 }
 
 pub fn inject_abort(_: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
@@ -77,6 +203,43 @@ pub fn whereabouts(vcpu: &VcpuFd) -> String {
     vcpu.get_regs().map_or_else(|_| "rip unknown".into(), |regs| format!("rip {:#x}", regs.rip))
 }
 
-pub fn missing(_: &Kvm) -> Option<&'static str> {
-    None
+/// What the host's KVM must have and lacks.
+pub fn missing(kvm: &Kvm) -> Option<&'static str> {
+    let needed = [
+        (Cap::Irqchip, "interrupt controllers of its own"),
+        (Cap::IrqRouting, "a table of GSIs"),
+        (Cap::Irqfd, "irqfd"),
+        (Cap::Ioeventfd, "ioeventfd"),
+        (Cap::ExtCpuid, "the processor's features"),
+    ];
+    needed.into_iter().find(|(cap, _)| !kvm.check_extension(*cap)).map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_flat_and_code_is_of_64_bits() {
+        let data = kvm_segment {
+            limit: u32::MAX,
+            selector: boot::DATA,
+            type_: 3,
+            present: 1,
+            db: 1,
+            s: 1,
+            g: 1,
+            ..Default::default()
+        };
+
+        assert_eq!(segment(boot::DATA), data);
+        assert_eq!(segment(boot::CODE), kvm_segment { selector: boot::CODE, type_: 11, db: 0, l: 1, ..data });
+    }
+
+    #[test]
+    fn pins_of_the_old_controllers_are_pins_of_the_new_one_too() {
+        assert_eq!(pin_inputs(4), [(KVM_IRQCHIP_IOAPIC, 4), (KVM_IRQCHIP_PIC_MASTER, 4)]);
+        assert_eq!(pin_inputs(15), [(KVM_IRQCHIP_IOAPIC, 15), (KVM_IRQCHIP_PIC_SLAVE, 7)]);
+        assert_eq!(pin_inputs(16), [(KVM_IRQCHIP_IOAPIC, 16)]);
+    }
 }

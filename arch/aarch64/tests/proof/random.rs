@@ -182,6 +182,7 @@ fn machine(rng: &mut Rng, facts: &HostFacts, sane: bool) -> MachineConfig {
         let wide = window != Some(0) && rng.chance(50);
         devices.retain(|request| match &request.needs {
             Needs::Board { .. } => true,
+            Needs::Ports { .. } => false,
             Needs::Pci { bars } => pci && (wide || !bars.iter().any(|bar| bar.space == BarSpace::Mmio64)),
         });
     }

@@ -53,7 +53,7 @@ impl Board for PciBoard {
             frames: None,
             devices: DevicePlaces { window: AddressRange::fixed(0x10_0000, 0x4000), grain: 1, pins: 8..=15 },
             pins: 16,
-            pci: Some(PciPlaces { intx: Some(IrqPin(3)), msi: true }),
+            pci: Some(PciPlaces { intx: Some(IrqPin(3)), msi: true, ports: None }),
             max_cpus: 8,
             width: None,
         })

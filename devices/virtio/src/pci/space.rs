@@ -45,7 +45,7 @@ impl Space {
     ) -> Result<(Self, Function), LayoutError> {
         let bars = match request("", "", interface).needs {
             Needs::Pci { bars } => bars,
-            Needs::Board { .. } => Vec::new(),
+            Needs::Board { .. } | Needs::Ports { .. } => Vec::new(),
         };
         let window = memory_window(interface);
         let identity = identity(device.device_type(), interface);

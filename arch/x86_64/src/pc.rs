@@ -1,0 +1,154 @@
+//! `pc`, the default x86_64 board: no legacy chipset, RAM below the hole, and everything else in it.
+//!
+//! ```text
+//! memory
+//! 0x0000_0000  ram0                 to 3 GiB at most
+//! 0xc000_0000  pci.mmio32           512 MiB
+//! 0xe000_0000  pci.ecam             256 buses
+//! 0xf000_0000  optional devices     16 MiB
+//! 0xfec0_0000  ioapic
+//! 0xfee0_0000  lapic                1 MiB: each vCPU's own registers, and where messages go
+//! 0xfffb_c000  reserved.kvm         for what KVM itself has to have in a guest
+//!       above  pci.mmio64           from 4 GiB, as long as the BARs need
+//!
+//! ports
+//! 0x0060  reset0                    i8042
+//! 0x03f8  uart0                     16550, pin 4
+//! 0x0505  panic0                    pvpanic
+//! 0x0600  power0                    the sleep control register of ACPI
+//! 0xc000  pci.io                    16 KiB
+//! ```
+//!
+//! Pins are inputs of the one IOAPIC, and GSIs: 5 to 19 for optional devices, 20 to 23 for PCI's INTx. The ports of
+//! the two 8259 (0x20, 0xa0) are KVM's.
+
+use std::ops::RangeInclusive;
+
+use ambit_bus::Request;
+use ambit_device_manager::{
+    Above, Arch, Board, BootError, BootImage, DevicePlaces, Fit, Fixture, HighPart, HostFacts, Length,
+    MachineConfig, MemoryMap, Part, Payload, PciPlaces, Place, Plan, PlanError, RamPlace, RegionKind, pci,
+};
+use ambit_platform::endings::Port;
+use ambit_platform::serial;
+use ambit_resources::{AddressRange, IrqPin};
+
+use crate::boot;
+
+/// Where RAM ends and the hole below 4 GiB begins.
+pub const HOLE: u64 = 0xc000_0000;
+const MMIO32: AddressRange = AddressRange::fixed(HOLE, 512 << 20);
+const ECAM: AddressRange = AddressRange::fixed(0xe000_0000, 256 << 20);
+const DEVICES: AddressRange = AddressRange::fixed(0xf000_0000, 16 << 20);
+// Where KVM has them (Linux `arch/x86/kvm/ioapic.h`, IOAPIC_DEFAULT_BASE_ADDRESS; `APIC_DEFAULT_PHYS_BASE`).
+const IOAPIC: AddressRange = AddressRange::fixed(0xfec0_0000, 0x1000);
+// Every address of it is a message (Intel SDM volume 3, 12.11.1), so nothing else can ever be there.
+const LAPIC: AddressRange = AddressRange::fixed(0xfee0_0000, 1 << 20);
+/// One page for a page table, then three for a task state segment: on Intel, KVM runs real mode with them.
+pub const KVM_PAGES: AddressRange = AddressRange::fixed(0xfffb_c000, 0x4000);
+const FOUR_GIB: u64 = 4 << 30;
+
+const PCI_IO: AddressRange = AddressRange::fixed(0xc000, 0x4000);
+/// The ports of the 16550.
+pub const UART: u64 = 0x3f8;
+/// The sleep control register.
+pub const SLEEP: u64 = 0x600;
+pub const PANIC: u64 = 0x505;
+pub const I8042: u64 = 0x60;
+
+/// Inputs of the IOAPIC (Linux `arch/x86/include/uapi/asm/kvm.h`, KVM_IOAPIC_NUM_PINS).
+pub const PINS: u32 = 24;
+/// Below are those that a PC has always had: timer, keyboard, cascade, UARTs.
+const DEVICE_PINS: RangeInclusive<u32> = 5..=19;
+const INTX: IrqPin = IrqPin(20);
+
+/// APIC IDs of 8 bits, without the one that means all.
+const MAX_CPUS: u32 = 255;
+
+// Linux's drivers put BARs of 64 bits at multiples of this at most, and it is what arm64 boards have.
+const WINDOW_GRAIN: u64 = 1 << 30;
+/// Room for a few hot-plugged functions with BARs of the usual size.
+const PCI_ROOM: u64 = 512 << 20;
+const PCI_CAP: u64 = 64 << 30;
+
+/// The default board of this architecture.
+pub fn pc() -> Pc {
+    Pc
+}
+
+/// See [`pc`].
+#[derive(Clone, Copy, Debug)]
+pub struct Pc;
+
+impl Board for Pc {
+    fn name(&self) -> &str {
+        "pc"
+    }
+
+    fn arch(&self) -> Arch {
+        Arch::X86_64
+    }
+
+    fn about(&self) -> String {
+        "64-bit programs: RAM below 3 GiB, PCI, a 16550, no firmware".into()
+    }
+
+    fn map(&self, config: &MachineConfig, _: &HostFacts) -> Result<MemoryMap, PlanError> {
+        if config.memory > HOLE {
+            let board = self.name().into();
+            return Err(PlanError::MemoryBeyondBoard { memory: config.memory, most: HOLE, board });
+        }
+        let has_pci = config.pci.is_some();
+        let mut parts = Vec::new();
+        let mut above = Above { floor: FOUR_GIB, holes: false, parts: Vec::new() };
+        if has_pci {
+            parts
+                .extend([part(pci::MMIO32, RegionKind::Pci, MMIO32), part(pci::ECAM, RegionKind::Pci, ECAM)]);
+            above.parts.push(HighPart {
+                name: pci::MMIO64.into(),
+                kind: RegionKind::Pci,
+                size: Length::Bars { room: PCI_ROOM, grain: WINDOW_GRAIN, cap: PCI_CAP },
+                align: WINDOW_GRAIN,
+                fit: Fit::Trimmed(WINDOW_GRAIN),
+            });
+        }
+        parts.extend([
+            part("ioapic", RegionKind::InterruptController, IOAPIC),
+            part("lapic", RegionKind::InterruptController, LAPIC),
+            part("reserved.kvm", RegionKind::Reserved, KVM_PAGES),
+        ]);
+        Ok(MemoryMap {
+            parts,
+            ram: RamPlace { base: 0, grain: 1, slot_room: 0, max_slots: 0 },
+            above,
+            frames: None,
+            devices: DevicePlaces { window: DEVICES, grain: 0x1000, pins: DEVICE_PINS },
+            pins: PINS,
+            pci: has_pci.then_some(PciPlaces { intx: Some(INTX), msi: true, ports: Some(PCI_IO) }),
+            max_cpus: MAX_CPUS,
+            width: None,
+        })
+    }
+
+    fn fixtures(&self) -> Vec<Fixture> {
+        let at = |request: Request, base, pin| Fixture { request, base, pin };
+        vec![
+            at(serial::request("uart0"), UART, Some(IrqPin(4))),
+            at(Port::I8042.request("reset0"), I8042, None),
+            at(Port::Panic.request("panic0"), PANIC, None),
+            at(Port::Sleep.request("power0"), SLEEP, None),
+        ]
+    }
+
+    fn interrupt_id(&self, pin: IrqPin) -> u32 {
+        pin.0
+    }
+
+    fn boot_image<'a>(&self, plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
+        boot::program(plan, payload)
+    }
+}
+
+fn part(name: &str, kind: RegionKind, range: AddressRange) -> Part {
+    Part { name: name.into(), kind, place: Place::At(range) }
+}
