@@ -3,6 +3,7 @@
 //! They run where KVM is, which on most machines is the emulated host of `cargo xtask test`.
 
 pub mod console;
+pub mod control;
 pub mod guest;
 pub mod many;
 pub mod payload;
@@ -12,6 +13,7 @@ pub mod scratch;
 pub mod tap;
 pub mod terminal;
 
+pub use control::Control;
 pub use guest::{Boot, Ended, Guest, Output, ambit, to_its_end};
 pub use payload::Payload;
 pub use plan::Plan;

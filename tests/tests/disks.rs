@@ -128,6 +128,44 @@ fn an_image_cut_short_in_use_is_an_io_error_that_harms_no_other_disk() {
     assert_eq!(guest.power_off(), 0);
 }
 
+// F-04
+#[test]
+fn a_file_that_may_not_be_as_long_as_the_disk_is_an_io_error_that_harms_no_other_disk() {
+    let scratch = Scratch::new();
+    let (long, other) = (scratch.disk("long", 16 * MIB), scratch.disk("other", 2 * MIB));
+    let boot = Boot::initrd().through(&["prlimit", "--fsize=4194304"]);
+    let boot = boot.disk(&format!("path={},id=long", long.display()));
+    let mut guest =
+        boot.disk(&format!("path={},id=other,engine=io_uring,transport=pci", other.display())).ready();
+    silence_the_kernel(&mut guest);
+
+    let fits = guest.run("dd if=/dev/zero of=/dev/vda bs=1M count=2 conv=fsync");
+    let beyond = guest.run("dd if=/dev/zero of=/dev/vda bs=1M seek=8 count=1 conv=fsync");
+
+    assert_eq!(fits.status, 0, "{}", fits.text);
+    assert_ne!(beyond.status, 0, "{}", beyond.text);
+    assert!(beyond.text.contains("Input/output error"), "{}", beyond.text);
+    writes_and_reads(&mut guest, "vdb");
+    assert_eq!(guest.power_off(), 0);
+}
+
+// F-07
+#[test]
+fn an_image_that_is_replaced_in_use_goes_on_as_it_was() {
+    let scratch = Scratch::new();
+    let disk = scratch.disk("disk", 8 * MIB);
+    let mut guest = Boot::initrd().disk(&format!("path={},id=disk", disk.display())).ready();
+    writes_and_reads(&mut guest, "vda");
+
+    fs::remove_file(&disk).unwrap();
+    fs::write(&disk, pattern(MIB)).unwrap();
+
+    writes_and_reads(&mut guest, "vda");
+    assert_eq!(guest.check("cat /sys/block/vda/size"), "16384\n");
+    assert!(fs::read(&disk).unwrap() == pattern(MIB), "the new file is nobody's");
+    assert_eq!(guest.power_off(), 0);
+}
+
 #[test]
 fn a_disk_works_when_its_driver_is_loaded_anew() {
     let scratch = Scratch::new();

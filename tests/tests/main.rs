@@ -9,6 +9,7 @@ mod boot;
 mod console;
 mod disks;
 mod endings;
+mod hotplug;
 mod memory;
 mod network;
 mod on_every_host;

@@ -41,6 +41,16 @@ Examples:
 
 The console is standard input and output; ctrl-a x quits, ctrl-a ctrl-a sends ctrl-a.
 
+With --control SOCKET there is a socket for this user, with a request per line and a line for each
+answer, which begins with 'ok' or 'error: ':
+  plug --disk data.img,id=data   also --net, --rng, --balloon, --console to=FILE; on PCI
+  unplug data
+  devices                        all that there are, and where
+  help
+For example: echo devices | socat - UNIX-CONNECT:SOCKET. A Linux guest finds what was plugged by
+'echo 1 > /sys/bus/pci/rescan', and lets go of what is to be unplugged by
+'echo 1 > /sys/bus/pci/devices/0000:00:03.0/remove'.
+
 A configuration file is TOML or JSON, with these keys:
   kernel = \"Image\"
   initrd = \"initrd.gz\"
@@ -170,6 +180,9 @@ pub struct RunArgs {
     /// Print how long each phase of the start took, on standard error
     #[arg(long)]
     pub timings: bool,
+    /// Listen on this Unix socket for requests to plug and unplug PCI functions while the guest runs
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

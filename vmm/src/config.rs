@@ -4,11 +4,13 @@ mod board_file;
 mod device_settings;
 mod device_words;
 mod devices;
+mod names;
+mod plugged;
 mod text;
 mod words;
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ambit_aarch64::board_file::is_file;
@@ -26,7 +28,9 @@ pub use device_settings::{
 };
 pub use device_words::{Cache, Engine, QueueSize};
 pub use devices::{Console, Disk, Net, Plain, Single};
-pub use text::{FileError, parse, plain, read};
+pub use names::check as check_names;
+pub use plugged::Device;
+pub use text::{FileError, parse, plain, read, unknown};
 pub use words::{Bits, Count, QueueReach, Reach, Size, Switch};
 
 /// As said: nothing is filled in. The keys of a file are these fields.
@@ -212,7 +216,7 @@ pub fn settle<'b>(
         console,
         balloon,
     };
-    settings.check_names()?;
+    names::check(&[&settings])?;
     Ok(settings)
 }
 
@@ -349,38 +353,6 @@ fn default_cmdline(board: &dyn Board, console: Option<&ConsoleSettings>) -> Stri
 }
 
 impl Settings<'_> {
-    fn check_names(&self) -> Result<(), ConfigError> {
-        let empty = |path: &Path| path.as_os_str().is_empty();
-        for (what, path) in [("the kernel", &self.kernel), ("the initrd", &self.initrd)] {
-            if path.as_deref().is_some_and(empty) {
-                return Err(ConfigError::EmptyPath(what.into()));
-            }
-        }
-        if let Some(disk) = self.disks.iter().find(|disk| empty(&disk.path)) {
-            return Err(ConfigError::EmptyPath(format!("the file of disk '{}'", disk.id)));
-        }
-        let console = self.console.as_ref().map(|console| &console.to);
-        if matches!(console, Some(ConsoleTo::File(path)) if empty(path)) {
-            return Err(ConfigError::EmptyPath("the file of the virtio console".into()));
-        }
-        let named = |what: &str| what.to_owned();
-        let rng = self.rng.iter().map(|rng| (&rng.id, named("the random number generator")));
-        let disks = self.disks.iter().map(|disk| (&disk.id, format!("the disk {}", disk.path.display())));
-        let nets = self.nets.iter().map(|net| (&net.id, format!("the net on {}", net.interface)));
-        let console = self.console.iter().map(|console| (&console.id, named("the virtio console")));
-        let balloon = self.balloon.iter().map(|balloon| (&balloon.id, named("the balloon")));
-        if let Some((first, second, id)) = twice(rng.chain(disks).chain(nets).chain(console).chain(balloon)) {
-            return Err(ConfigError::SameId { first, second, id: id.clone() });
-        }
-        let interfaces: Vec<(String, String)> = self.nets.iter().flat_map(interfaces).collect();
-        if let Some((first, second, interface)) = twice(interfaces.iter().map(|(of, net)| (of, net.clone())))
-        {
-            let interface = interface.clone();
-            return Err(ConfigError::SameInterface { first, second, interface });
-        }
-        Ok(())
-    }
-
     /// What no host could have, said before files are looked at; the planner says it in any case.
     ///
     /// # Errors
@@ -492,27 +464,6 @@ impl Settings<'_> {
             remedies: vec![remedy.into()],
         }
     }
-}
-
-/// Each end of `net` on the host, with the net.
-fn interfaces(net: &NetSettings) -> Vec<(String, String)> {
-    let of = format!("net '{}'", net.id);
-    match &net.interface {
-        Interface::Tap(tap) => vec![(format!("the TAP interface '{tap}'"), of)],
-        Interface::Fds(fds) => fds.iter().map(|fd| (format!("the open file {fd}"), of.clone())).collect(),
-    }
-}
-
-/// The first key that comes twice, with both of its values.
-fn twice<'k>(pairs: impl Iterator<Item = (&'k String, String)>) -> Option<(String, String, &'k String)> {
-    let mut seen: Vec<(&String, String)> = Vec::new();
-    for (key, value) in pairs {
-        if let Some(index) = seen.iter().position(|(known, _)| *known == key) {
-            return Some((seen.swap_remove(index).1, value, key));
-        }
-        seen.push((key, value));
-    }
-    None
 }
 
 #[cfg(test)]

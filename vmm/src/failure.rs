@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use ambit_device_manager::{BootError, Diagnostic, PlanError, Refusal};
 
+use crate::api::SocketError;
 use crate::config::ConfigError;
 use crate::document::DocumentError;
 use crate::fleet::FleetError;
@@ -39,6 +40,8 @@ pub enum Failure {
     Kvm(#[from] KvmError),
     #[error(transparent)]
     Machine(#[from] MachineError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     #[error("signals cannot be heard: {0}")]
     Signals(#[source] io::Error),
     #[error("the terminal cannot be used: {0}")]
@@ -100,6 +103,8 @@ impl Failure {
             Self::Kvm(error) if error.is_lack() => Exit::HostLacks,
             Self::Machine(error) if error.is_lack() => Exit::HostLacks,
             Self::Entropy(_) => Exit::HostLacks,
+            Self::Socket(SocketError::Refused { .. }) => Exit::HostLacks,
+            Self::Socket(_) => Exit::BadInput,
             Self::Lost(_) => Exit::DoesNotFit,
             Self::Format(_) => Exit::BadInput,
             Self::Kvm(_)
@@ -119,6 +124,7 @@ impl Failure {
             Self::Document(error) => error.remedies(),
             Self::Moved(error) => error.remedies(),
             Self::Files(error) => error.remedies(),
+            Self::Socket(error) => error.remedies(),
             Self::Plan(refusal) => refusal.remedies.iter().map(ToString::to_string).collect(),
             Self::Lost(lost) => lost.iter().flat_map(|each| each.remedies.clone()).collect(),
             _ => Vec::new(),
@@ -135,19 +141,37 @@ impl Failure {
     /// What a user reads: the error, causes that it does not name itself, what would help.
     pub fn text(&self) -> String {
         let mut text = format!("ambit: error: {self}\n");
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.contains(&said) {
-                line(&mut text, "cause", &said);
-            }
-            cause = error.source();
+        for cause in causes(self) {
+            line(&mut text, "cause", &cause);
         }
         for remedy in self.remedies() {
             line(&mut text, "help", &remedy);
         }
         text
     }
+}
+
+/// The same where there is room for one line and no more.
+pub fn one_line(error: &dyn Error, remedies: Vec<String>) -> String {
+    let causes = causes(error).into_iter().map(|cause| format!("; cause: {cause}"));
+    let remedies = remedies.into_iter().map(|remedy| format!("; help: {remedy}"));
+    let text = error.to_string() + &causes.chain(remedies).collect::<String>();
+    // Names of files may have anything in them.
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Causes that neither `error` itself nor one before it names.
+fn causes(error: &dyn Error) -> Vec<String> {
+    let mut said = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.iter().any(|said| said.contains(&text)) {
+            said.push(text);
+        }
+        cause = error.source();
+    }
+    said.split_off(1)
 }
 
 fn strictly(lost: &[Diagnostic]) -> String {

@@ -1,5 +1,6 @@
 //! The program: from what the user says to a running guest.
 
+mod api;
 mod board;
 mod cli;
 mod compare;
@@ -62,7 +63,8 @@ pub fn run(boards: &[&dyn Board]) -> ExitCode {
 fn start(args: &cli::RunArgs, boards: &[&dyn Board], began: Instant) -> Result<ExitCode, Failure> {
     let settings = args.machine.settings(boards, None)?;
     let locked = args.locked.as_deref().map(lock::read).transpose()?;
-    let ended = run::run(&settings, locked.as_ref(), &Timings::new(began, args.timings))?;
+    let ended =
+        run::run(&settings, locked.as_ref(), args.control.as_deref(), &Timings::new(began, args.timings))?;
     Ok(ExitCode::from(u8::from(ended)))
 }
 

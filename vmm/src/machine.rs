@@ -106,6 +106,13 @@ impl Machine {
     }
 }
 
+impl Running {
+    /// For those who plug and unplug.
+    pub fn devices(&self) -> Arc<DeviceManager> {
+        Arc::clone(&self.devices)
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);

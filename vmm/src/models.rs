@@ -29,7 +29,7 @@ use crate::config::{
 };
 use crate::failure::{Exit, Failure};
 
-pub use files::{Files, FilesError, open};
+pub use files::{Files, FilesError, Seen, open, open_disks};
 
 /// The machine to plan. No file is opened.
 pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
@@ -58,6 +58,11 @@ pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
 fn alternatives(settings: &Settings<'_>, id: &str, kind: &str, own: Transport) -> Vec<Request> {
     let others = Transport::ALL.into_iter().filter(|other| *other != own);
     others.map(|other| request(settings, id, kind, other)).collect()
+}
+
+/// How the guest is to reach what asks for this.
+pub fn transport(request: &Request) -> Transport {
+    Transport::of(&request.needs, request.queue_reach)
 }
 
 /// What a virtio device asks of the planner.
@@ -173,10 +178,28 @@ pub fn make(
     if let Some((device, what)) = unknown(settings) {
         return Err(ModelsError::Unknown { device, what });
     }
-    let Models { mut all, mut console } = fixtures(&*settings.board, Box::new(output.clone()))?;
+    let Models { mut all, console } = fixtures(&*settings.board, Box::new(output.clone()))?;
     if plan.device(pci::BRIDGE).is_some_and(|device| device.function == Some(0)) {
         all.push(Arc::new(HostBridge::new(pci::BRIDGE)));
     }
+    let devices = make_devices(settings, disks, output)?;
+    all.extend(devices.all);
+    Ok(Models { all, console: devices.console.or(console) })
+}
+
+/// The same for those devices of `settings` alone that the user asked for.
+///
+/// # Errors
+/// [`ModelsError`] for the first one that cannot be made.
+pub fn make_devices(
+    settings: &Settings<'_>,
+    disks: Vec<File>,
+    output: impl Printer,
+) -> Result<Models, ModelsError> {
+    if let Some((device, what)) = unknown(settings) {
+        return Err(ModelsError::Unknown { device, what });
+    }
+    let (mut all, mut console) = (Vec::new(), None);
     if let Some(PlainSettings { id, transport }) = &settings.rng {
         let source =
             File::open("/dev/urandom").map_err(|source| lacks("/dev/urandom cannot be read", source))?;

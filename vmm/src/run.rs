@@ -1,11 +1,13 @@
 //! `ambit run`: from the user's words to a guest, and to its end.
 
-use std::io;
+use std::path::Path;
 use std::time::Duration;
+use std::{io, thread};
 
 use ambit_device_manager::{Arch, BootImage, Plan};
 use rustix::rand::GetRandomFlags;
 
+use crate::api::{self, Controller, Socket};
 use crate::config::Settings;
 use crate::events::{self, Ending, Endings, Keyboard};
 use crate::failure::{Exit, Failure};
@@ -23,7 +25,7 @@ use crate::{models, signals};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a device that hangs in the host may hold up the end.
-const GRACE: Duration = Duration::from_secs(4);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// How the program ended, where nothing failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +52,18 @@ impl From<Ended> for u8 {
 ///
 /// # Errors
 /// [`Failure`] for the first thing that is wrong.
-pub fn run(settings: &Settings<'_>, locked: Option<&Lock>, timings: &Timings) -> Result<Ended, Failure> {
+pub fn run(
+    settings: &Settings<'_>,
+    locked: Option<&Lock>,
+    control: Option<&Path>,
+    timings: &Timings,
+) -> Result<Ended, Failure> {
     let signals = signals::listen().map_err(Failure::Signals)?;
     let mut files = models::open(settings)?;
     let disks = std::mem::take(&mut files.disks);
+    let seen = std::mem::take(&mut files.seen);
     let (plan, image) = on_paper(settings, locked, &files, timings)?;
+    let control = control.map(Socket::bind).transpose()?;
     let output = Output::start(io::stdout()).map_err(MachineError::Thread)?;
     let guest_prints = output.clone();
     let models = models::make(settings, &plan, disks, move |bytes: &[u8]| guest_prints.put(bytes))?;
@@ -66,9 +75,17 @@ pub fn run(settings: &Settings<'_>, locked: Option<&Lock>, timings: &Timings) ->
     let raw = RawTerminal::enter().map_err(Failure::Terminal)?;
     let keyboard = models.console.map(|input| Keyboard::new(input, endings.clone(), raw.is_some()));
     let running = machine.start(&endings, timings)?;
-    let ending = events::serve(keyboard, signals, &endings).map_err(Failure::Events)?;
-    let ended = ended(ending);
-    leave_in_time(&ended);
+    let controller = Controller::new(running.devices(), plan, settings.clone(), seen);
+    let act = |action| controller.act(action);
+    // Ends when nobody is at an action any more: nothing comes into a machine that is taken down.
+    let ended = thread::scope(|scope| {
+        let serving = control.map(|socket| api::serve(scope, socket, api::Limits::default(), &act));
+        let serving = serving.transpose().map_err(MachineError::Thread)?;
+        let ended = events::serve(keyboard, signals, &endings).map_err(Failure::Events).and_then(ended);
+        drop(serving);
+        leave_in_time(&ended);
+        ended
+    });
     drop(running);
     let lost = output.flush(PATIENCE);
     drop(raw);
@@ -145,10 +162,36 @@ fn leave_in_time(ended: &Result<Ended, Failure>) {
         Err(failure) => failure.exit() as u8,
     };
     let guard = move || {
-        std::thread::sleep(GRACE + PATIENCE);
+        thread::sleep(GRACE + PATIENCE);
         terminal::restore();
         std::process::exit(i32::from(code));
     };
     // Without the thread there is only no limit.
-    let _unlimited = std::thread::Builder::new().name("leave".into()).spawn(guard);
+    let _unlimited = thread::Builder::new().name("leave".into()).spawn(guard);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    // F-08
+    #[test]
+    fn the_program_ends_with_its_code_though_a_device_does_not() {
+        const CHILD: &str = "AMBIT_TEST_HANGS";
+        if std::env::var_os(CHILD).is_some() {
+            leave_in_time(&Ok(Ended::Signal(15)));
+            loop {
+                thread::park();
+            }
+        }
+        let this = "run::tests::the_program_ends_with_its_code_though_a_device_does_not";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+
+        let ended = child.args([this, "--exact"]).env(CHILD, "1").output().unwrap();
+
+        assert_eq!(ended.status.code(), Some(128 + 15));
+        assert!(GRACE + PATIENCE < Duration::from_secs(5));
+    }
 }

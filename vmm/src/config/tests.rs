@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use ambit_device_manager::Transport;
 
 use super::device_settings::Rate;

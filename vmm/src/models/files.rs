@@ -17,6 +17,19 @@ pub struct Files {
     pub initrd: Option<Vec<u8>>,
     /// One for each disk of the settings, in their order. Each is locked for as long as it is open.
     pub disks: Vec<File>,
+    /// What those are.
+    pub seen: Seen,
+}
+
+/// Which files are disks of this machine.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(Vec<(Identity, DiskSettings)>);
+
+impl Seen {
+    /// The file of this disk was closed.
+    pub fn forget(&mut self, id: &str) {
+        self.0.retain(|(_, disk)| disk.id != id);
+    }
 }
 
 impl Files {
@@ -66,6 +79,9 @@ impl FilesError {
             Self::Empty { remedy, .. } => remedy.iter().cloned().collect(),
             Self::Unreadable { source, .. } if forbidden(source) => {
                 vec!["let this user read it".into()]
+            }
+            Self::Unreadable { source, .. } if source.raw_os_error() == Some(libc::EMFILE) => {
+                vec!["allow the monitor more open files (ulimit -n)".into()]
             }
             Self::Unreadable { .. } => Vec::new(),
             Self::Unwritable { source, .. } => {
@@ -119,22 +135,31 @@ pub fn open(settings: &Settings<'_>) -> Result<Files, FilesError> {
     let kernel = read("the kernel", kernel, settings.memory)?;
     let initrd = settings.initrd.as_deref();
     let initrd = initrd.map(|path| read("the initrd", path, settings.memory)).transpose()?;
-    let mut disks = Vec::with_capacity(settings.disks.len());
-    let mut seen: Vec<(Identity, &DiskSettings)> = Vec::new();
-    for disk in &settings.disks {
+    let mut seen = Seen::default();
+    let disks = open_disks(&settings.disks, &mut seen)?;
+    Ok(Files { kernel, initrd, disks, seen })
+}
+
+/// Opens, checks and locks a file for each of `disks`, beside those that are `seen` already.
+///
+/// # Errors
+/// [`FilesError`] for the first one that cannot be used.
+pub fn open_disks(disks: &[DiskSettings], seen: &mut Seen) -> Result<Vec<File>, FilesError> {
+    let mut files = Vec::with_capacity(disks.len());
+    for disk in disks {
         let (file, identity) = open_disk(disk)?;
-        let same = |(other, with): &&(Identity, &DiskSettings)| {
+        let same = |(other, with): &&(Identity, DiskSettings)| {
             *other == identity && !(with.readonly && disk.readonly)
         };
-        if let Some((_, with)) = seen.iter().find(same) {
+        if let Some((_, with)) = seen.0.iter().find(same) {
             let both = !with.readonly && !disk.readonly;
             return Err(FilesError::SameFile { first: subject_of(with), second: subject_of(disk), both });
         }
         lock(disk, &file)?;
-        seen.push((identity, disk));
-        disks.push(file);
+        seen.0.push((identity, disk.clone()));
+        files.push(file);
     }
-    Ok(Files { kernel, initrd, disks })
+    Ok(files)
 }
 
 /// All of a file that has to fit in `memory` bytes of RAM, so no more than that is ever read.
