@@ -26,7 +26,7 @@ pub use board_file::{BoardFileError, read as read_board};
 pub use device_settings::{
     ConsoleSettings, ConsoleTo, DiskSettings, Interface, Limits, NetSettings, PlainSettings, Rate,
 };
-pub use device_words::{Cache, Engine, QueueSize};
+pub use device_words::{Cache, Engine};
 pub use devices::{Console, Disk, Net, Plain, Single};
 pub use names::check as check_names;
 pub use plugged::Device;

@@ -25,7 +25,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::{
     self, Cache, ConsoleSettings, ConsoleTo, DiskSettings, Engine, Limits, NetSettings, PlainSettings,
-    QueueSize, Settings,
+    Settings,
 };
 use crate::failure::{Exit, Failure};
 
@@ -150,6 +150,8 @@ pub enum ModelsError {
     Tap { id: String, source: TapError },
     #[error(transparent)]
     Disk(#[from] block::BlockError),
+    #[error(transparent)]
+    Net(#[from] net::NetError),
 }
 
 impl ModelsError {
@@ -157,8 +159,15 @@ impl ModelsError {
         match self {
             Self::Fixture { .. }
             | Self::Unknown { .. }
-            | Self::Tap { source: TapError::Name(_) | TapError::NotATap { .. }, .. } => Exit::BadInput,
-            Self::Host { .. } | Self::Tap { .. } | Self::Disk(_) => Exit::HostLacks,
+            | Self::Tap {
+                source:
+                    TapError::Name(_)
+                    | TapError::NotATap { .. }
+                    | TapError::OneQueue { .. }
+                    | TapError::SeveralQueues { .. },
+                ..
+            } => Exit::BadInput,
+            Self::Host { .. } | Self::Tap { .. } | Self::Disk(_) | Self::Net(_) => Exit::HostLacks,
         }
     }
 }
@@ -213,8 +222,9 @@ pub fn make_devices(
     for net in &settings.nets {
         // Nets with open files are refused above.
         let config::Interface::Tap(tap) = &net.interface else { continue };
-        let tap = Tap::open(tap).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
-        all.push(over(settings, net.transport, &net.id, net::KIND, Net::new(&net.id, tap, mac(net))));
+        let taps =
+            Tap::open(tap, net.queues).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
+        all.push(over(settings, net.transport, &net.id, net::KIND, Net::new(&net.id, taps, &net_options(net))?));
     }
     if let Some(said) = &settings.console {
         let (device, input) = virtio_console(said, output)?;
@@ -272,6 +282,18 @@ fn block_options(disk: &DiskSettings) -> block::Options {
     }
 }
 
+fn net_options(net: &NetSettings) -> net::Options {
+    net::Options {
+        mac: mac(net),
+        queue_size: net.queue_size,
+        offloads: net.offloads,
+        mergeable: net.mergeable,
+        mtu: None,
+        rx: limits(net.rx),
+        tx: limits(net.tx),
+    }
+}
+
 fn limits(said: Limits) -> limit::Limits {
     let rate =
         |rate: config::Rate| limit::Rate { burst: rate.burst, ..limit::Rate::per_second(rate.per_second) };
@@ -304,13 +326,7 @@ fn unknown(settings: &Settings<'_>) -> Option<(String, &'static str)> {
 }
 
 fn unknown_of_net(net: &NetSettings) -> Option<&'static str> {
-    match net {
-        _ if matches!(net.interface, config::Interface::Fds(_)) => Some("nets on open files"),
-        _ if net.queues != 1 => Some("nets with several pairs of queues"),
-        _ if net.queue_size != QueueSize::default().0 => Some("nets with queues of another size than 256"),
-        _ if net.rx != Limits::default() || net.tx != Limits::default() => Some("limits for nets"),
-        _ => None,
-    }
+    matches!(net.interface, config::Interface::Fds(_)).then_some("nets on open files")
 }
 
 fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {

@@ -13,7 +13,7 @@ use crate::balloon::{self, Balloon};
 use crate::block::{Block, BlockError, Engine, Options};
 use crate::console::{self, Console};
 use crate::driver::{EVENT_IDX, INDIRECT, Machine, RAM, VERSION_1, Vq, WRITE};
-use crate::net::{Carrier, Mac, Net, Offloads};
+use crate::net::{self, Carrier, Mac, Net, Offloads};
 use crate::rng::{self, Rng};
 
 const SIZE: u16 = 8;
@@ -162,7 +162,7 @@ proptest! {
         for len in [100, 12, 1000, 3, 5000] {
             far.send(&vec![0; len]).unwrap();
         }
-        let mut machine = Machine::new(Net::new("card", Wire(near), Mac([2; 6])));
+        let mut machine = Machine::new(Net::new("card", vec![Wire(near)], &net::Options::new(Mac([2; 6]))).unwrap());
         launch(&mut machine, 2, &attack);
         machine.write(0x70, 0);
         // The sent ones are not read by anybody, and the others may still wait.

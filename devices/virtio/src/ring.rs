@@ -77,13 +77,27 @@ impl Ring {
     /// # Errors
     /// [`Broken`] if the available ring itself makes no sense.
     pub fn next(&mut self, memory: &GuestMemory) -> Result<Option<Taken>, Broken> {
+        let mut chain = Chain::default();
+        let taken = self.next_into(memory, &mut chain)?;
+        Ok(taken.map(|(head, walked)| (head, walked.map(|()| chain))))
+    }
+
+    /// As [`Ring::next`], into `chain`, whose lists keep the room they have.
+    ///
+    /// # Errors
+    /// [`Broken`] if the available ring itself makes no sense.
+    pub fn next_into(
+        &mut self,
+        memory: &GuestMemory,
+        chain: &mut Chain,
+    ) -> Result<Option<(u16, Result<(), Malformed>)>, Broken> {
         let size = self.queue.size();
         let mut available = self.queue.iter(memory).map_err(|error| broken(self.index, &error))?;
         let Some(head) = available.next().map(|chain| chain.head_index()) else { return Ok(None) };
         if head >= size {
             return Err(Broken { index: self.index, why: format!("head {head} of {size} descriptors") });
         }
-        Ok(Some((head, Chain::collect(head, self, memory))))
+        Ok(Some((head, chain.collect(head, self, memory))))
     }
 
     /// Makes the last `count` requests available again, which [`Ring::next`] gave and nobody finished.
@@ -303,8 +317,10 @@ fn broken(index: u16, why: &dyn std::fmt::Display) -> Broken {
 impl Chain {
     /// Reads each descriptor once. `virtio-queue` walks chains too, but passes over indirect tables that
     /// were not negotiated or that have a successor, and ends a bad chain as if it were complete.
-    fn collect(head: u16, ring: &Ring, memory: &GuestMemory) -> Result<Self, Malformed> {
-        let mut chain = Self { head, ..Self::default() };
+    fn collect(&mut self, head: u16, ring: &Ring, memory: &GuestMemory) -> Result<(), Malformed> {
+        self.head = head;
+        self.readable.clear();
+        self.writable.clear();
         let mut table = Table { at: ring.queue.desc_table(), entries: u32::from(ring.queue.size()) };
         let (mut index, mut inside, mut writing, mut bytes) = (head, false, false, 0u64);
         // An indirect table may have as many entries as the largest queue, whatever the driver chose; its
@@ -324,9 +340,9 @@ impl Chain {
             }
             writing = descriptor.is_write_only();
             bytes = bytes.saturating_add(u64::from(descriptor.len()));
-            chain.push(&descriptor, memory)?;
+            self.push(&descriptor, memory)?;
             if !descriptor.has_next() {
-                return if bytes > u64::from(u32::MAX) { Err(Malformed::TooLong) } else { Ok(chain) };
+                return if bytes > u64::from(u32::MAX) { Err(Malformed::TooLong) } else { Ok(()) };
             }
             index = descriptor.next();
         }

@@ -1,41 +1,69 @@
 //! A network card on a tap (virtio 1.2, 5.1).
-
-mod receive;
-mod tap;
+//!
+//! `lane` serves one pair of queues on a thread of its own: `receive` and `transmit` move frames between the guest's
+//! buffers and a [`Carrier`], behind a `header` of which only what was agreed on passes. `control` does what the driver
+//! asks for. `card` is what the lanes share. `link` says whether the host's interface is up, and `tap` is that interface.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use ambit_memory::GuestMemory;
 use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
 use crate::config::Config;
-use crate::device::{Start, StartError, VirtioDevice};
-use crate::iov::Iov;
-use crate::ring::{Broken, Chain, Ring, total};
-use crate::worker::{Next, Run, Serve, Service};
+use crate::device::{Interface as Kind, Start, StartError, VirtioDevice};
+use crate::limit::Limits;
+use crate::ring::Ring;
+use crate::worker::Service;
 
-use receive::Receiver;
+mod card;
+mod control;
+mod header;
+mod lane;
+mod link;
+mod receive;
+mod tap;
+mod transmit;
+
+pub use card::Counts;
+pub use link::Interface;
 pub use tap::{Tap, TapError};
+
+use card::Card;
+use lane::Lane;
+use link::{State, Watch};
 
 /// What a plan calls this kind of device.
 pub const KIND: &str = "virtio-net";
 
-const RX: u16 = 0;
-const QUEUE_SIZES: [u16; 2] = [256, 256];
+const MOST_PAIRS: usize = 8;
+/// Entries of a queue.
+const SIZES: std::ops::RangeInclusive<u16> = 2..=1024;
+const CONTROL_SIZE: u16 = 64;
+/// What a packet may be (5.1.4.1).
+const MTUS: std::ops::RangeInclusive<u16> = 68..=u16::MAX;
 
-/// Every frame begins with `struct virtio_net_hdr_v1` (5.1.6), on the tap too.
-const HEADER: u64 = 12;
-/// The longest frame: a header and a 64 KiB segment with its link header.
-const FRAME: usize = 65562;
-/// The shortest frame a tap takes has an Ethernet header.
-const SHORTEST: u64 = HEADER + 14;
+/// The link's own header: two addresses and a type.
+const ETHERNET: usize = 14;
+/// The longest frame: our header and a 64 KiB segment with its link header.
+const FRAME: usize = header::SIZE + ETHERNET + (64 << 10);
+
+/// What a guest may take as it is and complete itself.
+const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN;
+/// What it may leave to the host.
+const HOST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_CSUM
+    | 1 << VIRTIO_NET_F_HOST_TSO4
+    | 1 << VIRTIO_NET_F_HOST_TSO6
+    | 1 << VIRTIO_NET_F_HOST_ECN;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +81,8 @@ impl Mac {
     }
 }
 
-/// What carries frames with their headers: a tap, or a socket in tests. Never blocks.
-pub trait Carrier: Send + 'static {
+/// What carries frames with a header of [`header::SIZE`] bytes: a queue of a tap, or a socket in tests. Never blocks.
+pub trait Carrier: Send + Sync + 'static {
     fn fd(&self) -> BorrowedFd<'_>;
 
     /// Tells what the guest can receive, out of CSUM, TSO4, TSO6 and ECN.
@@ -62,6 +90,24 @@ pub trait Carrier: Send + 'static {
     /// # Errors
     /// If the carrier cannot do that.
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()>;
+
+    /// Gets frames from now on, or none. Only asked of the second and those after it.
+    ///
+    /// # Errors
+    /// If the carrier cannot do that.
+    fn attach(&self, _attached: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// After it hung up or failed: whether it will never carry anything any more.
+    fn is_gone(&self) -> bool {
+        true
+    }
+
+    /// The interface whose state is the state of the link; `None` if that is always up.
+    fn interface(&self) -> Option<&Interface> {
+        None
+    }
 }
 
 /// What the guest takes as it is and completes itself.
@@ -85,22 +131,145 @@ impl Offloads {
     }
 }
 
-/// A card as configured.
-pub struct Net {
-    service: Service<Card>,
-    config: Arc<Config>,
+/// A card as the user wants it. It has as many pairs of queues as it is given carriers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub mac: Mac,
+    /// Entries of each queue: a power of two, 2 to 1024.
+    pub queue_size: u16,
+    /// Checksums and segmentation may be left to the other side.
+    pub offloads: bool,
+    /// A frame may take several of the guest's buffers.
+    pub mergeable: bool,
+    /// The longest packet; the guest is told, and gets no longer one. At least 68.
+    pub mtu: Option<u16>,
+    /// Of frames towards the guest, and their bytes.
+    pub rx: Limits,
+    /// Of frames from the guest.
+    pub tx: Limits,
 }
 
-struct Card {
-    carrier: Box<dyn Carrier>,
-    receiver: Receiver,
+impl Options {
+    /// Queues of 256, everything on and nothing limited.
+    pub fn new(mac: Mac) -> Self {
+        let (rx, tx) = (Limits::default(), Limits::default());
+        Self { mac, queue_size: 256, offloads: true, mergeable: true, mtu: None, rx, tx }
+    }
+}
+
+/// Why a card cannot be what the user wants it to be, and what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    #[error("net '{id}' wants {pairs} pairs of queues; give it 1 to {MOST_PAIRS}")]
+    Pairs { id: String, pairs: usize },
+    #[error(
+        "net '{id}' wants queues of {size} entries; give it a power of two from {} to {}",
+        SIZES.start(), SIZES.end()
+    )]
+    QueueSize { id: String, size: u16 },
+    #[error("net '{id}' wants an MTU of {mtu}; give it one from {} to {}", MTUS.start(), MTUS.end())]
+    Mtu { id: String, mtu: u16 },
+    #[error("net '{id}' gets no events to wake its queues by: {source}; raise the limit of open files")]
+    Events { id: String, source: io::Error },
+}
+
+/// A card as configured.
+pub struct Net {
+    service: Service<Lane>,
+    card: Arc<Card>,
+    queue_sizes: Vec<u16>,
+    features: u64,
+}
+
+/// How many frames a card has moved and dropped, for whoever wants to know.
+#[derive(Clone)]
+pub struct Meter(Arc<Card>);
+
+impl Meter {
+    pub fn counts(&self) -> Counts {
+        self.0.counts()
+    }
 }
 
 impl Net {
-    pub fn new(id: &str, carrier: impl Carrier, mac: Mac) -> Self {
-        let card = Card { carrier: Box::new(carrier), receiver: Receiver::new() };
-        Self { service: Service::new(id, card), config: Arc::new(Config::new(mac.0.into())) }
+    /// With a pair of queues for each of `carriers`.
+    ///
+    /// # Errors
+    /// [`NetError`] for the first thing that the device or this host does not do.
+    pub fn new(id: &str, carriers: Vec<impl Carrier>, options: &Options) -> Result<Self, NetError> {
+        let own = || id.to_owned();
+        let (pairs, size) = (carriers.len(), options.queue_size);
+        if !(1..=MOST_PAIRS).contains(&pairs) {
+            return Err(NetError::Pairs { id: own(), pairs });
+        }
+        if !size.is_power_of_two() || !SIZES.contains(&size) {
+            return Err(NetError::QueueSize { id: own(), size });
+        }
+        if let Some(mtu) = options.mtu.filter(|mtu| !MTUS.contains(mtu)) {
+            return Err(NetError::Mtu { id: own(), mtu });
+        }
+        let carriers = carriers.into_iter().map(|carrier| Box::new(carrier) as Box<dyn Carrier>).collect();
+        let card =
+            Card::new(id, carriers, options).map_err(|source| NetError::Events { id: own(), source })?;
+        let card = Arc::new(card);
+        let mut queue_sizes = vec![size; pairs.saturating_mul(2)];
+        queue_sizes.push(CONTROL_SIZE);
+        let service = Service::with_lanes(id, lanes(id, &card));
+        Ok(Self { service, features: features(options, pairs), card, queue_sizes })
     }
+
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.card))
+    }
+}
+
+/// A lane for each pair. The queue after the last pair is for control, or with one pair, the third.
+fn lanes(id: &str, card: &Arc<Card>) -> Vec<(Lane, Vec<u16>)> {
+    let pairs = u16::try_from(card.carriers.len()).unwrap_or(u16::MAX);
+    let mut watch = watch(id, card);
+    let lane = |number: u16| {
+        let mut queues = Lane::queues(number).to_vec();
+        if number == 0 {
+            queues.push(pairs.saturating_mul(2));
+        }
+        (Lane::new(usize::from(number), Arc::clone(card), watch.take()), queues)
+    };
+    (0..pairs).map(lane).collect()
+}
+
+/// What follows the link, if it can be followed. The card shows its state from here on.
+fn watch(id: &str, card: &Card) -> Option<Watch> {
+    let interface = card.carriers.first()?.interface()?;
+    match Watch::new(interface) {
+        Ok(Some((watch, state))) => {
+            card.set_link(state == State::Up);
+            Some(watch)
+        }
+        Ok(None) => {
+            tracing::debug!(
+                "net '{id}': {} is in another network namespace, its link counts as up",
+                interface.name
+            );
+            None
+        }
+        Err(error) => {
+            tracing::debug!("net '{id}': the link of {} counts as up: {error}", interface.name);
+            None
+        }
+    }
+}
+
+fn features(options: &Options, pairs: usize) -> u64 {
+    let always = [VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_MAC_ADDR];
+    let some = [
+        (VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, options.offloads),
+        (VIRTIO_NET_F_MRG_RXBUF, options.mergeable),
+        (VIRTIO_NET_F_MTU, options.mtu.is_some()),
+        (VIRTIO_NET_F_MQ, pairs > 1),
+    ];
+    let some = some.into_iter().filter(|(_, offered)| *offered).map(|(bit, _)| bit);
+    let offloads = if options.offloads { HOST_OFFLOADS | GUEST_OFFLOADS } else { 0 };
+    always.into_iter().chain(some).fold(offloads, |all, bit| all | 1 << bit)
 }
 
 impl VirtioDevice for Net {
@@ -109,20 +278,7 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        [
-            VIRTIO_NET_F_MAC,
-            VIRTIO_NET_F_CSUM,
-            VIRTIO_NET_F_HOST_TSO4,
-            VIRTIO_NET_F_HOST_TSO6,
-            VIRTIO_NET_F_HOST_ECN,
-            VIRTIO_NET_F_GUEST_CSUM,
-            VIRTIO_NET_F_GUEST_TSO4,
-            VIRTIO_NET_F_GUEST_TSO6,
-            VIRTIO_NET_F_GUEST_ECN,
-            VIRTIO_NET_F_MRG_RXBUF,
-        ]
-        .into_iter()
-        .fold(0, |all, bit| all | 1 << bit)
+        self.features
     }
 
     /// What requires what is in 5.1.3.1.
@@ -130,83 +286,49 @@ impl VirtioDevice for Net {
         let has = |bit: u32| features & 1 << bit != 0;
         let host_tso = has(VIRTIO_NET_F_HOST_TSO4) || has(VIRTIO_NET_F_HOST_TSO6);
         let guest_tso = has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6);
+        let controlled = has(VIRTIO_NET_F_MQ) || has(VIRTIO_NET_F_CTRL_MAC_ADDR);
         (has(VIRTIO_NET_F_CSUM) || !host_tso)
             && (host_tso || !has(VIRTIO_NET_F_HOST_ECN))
             && (has(VIRTIO_NET_F_GUEST_CSUM) || !guest_tso)
             && (guest_tso || !has(VIRTIO_NET_F_GUEST_ECN))
+            && (has(VIRTIO_NET_F_CTRL_VQ) || !controlled)
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn config(&self) -> &Arc<Config> {
-        &self.config
+        &self.card.config
+    }
+
+    /// A legacy driver sets its address here, byte by byte (5.1.4.3); a modern one by a command.
+    fn write_config(&mut self, at: u64, data: &[u8], from: Kind) {
+        if from != Kind::Legacy {
+            return;
+        }
+        self.card.config.update(|bytes| {
+            let own = bytes.get_mut(card::ADDRESS).unwrap_or_default();
+            let own = usize::try_from(at).ok().and_then(|at| own.get_mut(at..)).unwrap_or_default();
+            own.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+        });
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
+        let has = |index: usize| start.rings.iter().any(|ring| usize::from(ring.index) == index);
+        let refused = |source| StartError { wanted: "the carrier with these features", source };
+        self.card.begin(start.features, has).map_err(refused)?;
+        self.card.config.attach(&start.interrupt);
         self.service.start(start)
     }
 
     fn stop(&mut self) -> Vec<Ring> {
+        self.card.config.detach();
         self.service.stop()
     }
-}
 
-impl Serve for Card {
-    const SOURCES: usize = 1;
-
-    fn begin(&mut self, run: &Run) -> io::Result<()> {
-        self.receiver.begin(run.features);
-        match self.carrier.set_offloads(Offloads::of(run.features)) {
-            // The interface was deleted: the card stays, with nothing at its other end.
-            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
-                self.receiver.lose(&error);
-                Ok(())
-            }
-            told => told,
-        }
-    }
-
-    fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
-        let more = match ring.index {
-            RX => self.receiver.receive(ring, memory, &*self.carrier),
-            _ => ring.serve(memory, |chain| {
-                self.transmit(chain, memory);
-                0
-            }),
-        };
-        more.map(Next::again_if)
-    }
-
-    fn source(&self, _: usize) -> Option<(BorrowedFd<'_>, u16)> {
-        self.receiver.listens().then(|| (self.carrier.fd(), RX))
-    }
-
-    fn lost(&mut self, _: usize) {
-        self.receiver.lose(&"its tap is gone");
-    }
-
-    fn end(&mut self, rings: &mut [Ring], _: &GuestMemory) {
-        if let Some(ring) = rings.iter_mut().find(|ring| ring.index == RX) {
-            self.receiver.end(ring);
-        }
-    }
-}
-
-impl Card {
-    /// A frame that the carrier does not take is lost, as on a wire; the device goes on.
-    fn transmit(&self, chain: &Chain, memory: &GuestMemory) {
-        let len = total(&chain.readable);
-        if len < SHORTEST || len > FRAME as u64 || !chain.writable.is_empty() {
-            return tracing::debug!("what is no frame is dropped, {len} bytes");
-        }
-        let Some(iov) = Iov::new(memory, &chain.readable) else { return };
-        while let Err(error) = iov.write(self.carrier.fd()) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return tracing::debug!("a frame is dropped: {error}");
-            }
-        }
+    fn reset(&mut self) {
+        self.card.reset();
     }
 }
 

@@ -1,244 +1,362 @@
 //! Frames from a carrier into the guest's buffers.
 
+use std::collections::VecDeque;
 use std::io;
+use std::time::{Duration, Instant};
 
 use ambit_memory::GuestMemory;
 use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
 };
 use virtio_queue::QueueT;
 
-use super::{Carrier, FRAME, HEADER};
-use crate::iov::Iov;
-use crate::ring::{Broken, Buffer, Chain, Ring, Turn, cut, total, write_front};
+use super::card::Card;
+use super::header::{self, Header};
+use super::{Carrier, ETHERNET, FRAME};
+use crate::iov::Scatter;
+use crate::ring::{Broken, Chain, Ring, Turn, cut, read_front, total, write_front};
+use crate::worker::Next;
 
-/// Where in the header the number of buffers is; the flags are its first byte (virtio 1.2, 5.1.6).
-const NUM_BUFFERS: u64 = 10;
 /// What a frame takes that is not a segment for the guest to split; a longer one waits for room.
 const USUAL: u64 = 2048;
+/// How long a carrier that fails is left alone.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often a call that a signal interrupts is made again.
+const INTERRUPTED: usize = 16;
 
-/// The receiving half of a card.
+/// The receiving half of a pair.
 pub struct Receiver {
-    /// A frame may take several buffers.
-    mergeable: bool,
-    /// The guest completes checksums.
-    checksums: bool,
+    features: u64,
+    /// Bytes of the guest's header.
+    header: usize,
     /// How much room is made before a frame is read.
     wanted: u64,
-    /// Buffers the guest has made available and no frame has filled.
-    posted: Vec<Chain>,
+    /// The longest packet that is not to be split.
+    mtu: Option<u16>,
+    /// Buffers that the guest has made available and no frame has filled.
+    posted: VecDeque<Posted>,
+    /// Where they are.
+    scatter: Scatter,
     /// How many bytes they have together.
     room: u64,
     /// What a frame had more than there was room for.
     spill: Box<[u8]>,
-    /// A frame whose end is in `spill`: the guest has yet to make room for it.
-    held: Option<Held>,
+    /// Read, and not given to the guest yet: it has to make room, or the limit to recover.
+    frame: Option<Frame>,
+    /// Given to the guest with the next publication.
+    used: Vec<(u16, u32)>,
+    /// To be used again.
+    spare: Vec<Chain>,
+    /// The guest was asked for no kicks.
+    quiet: bool,
     listening: bool,
     lost: bool,
 }
 
+struct Posted {
+    chain: Chain,
+    room: u64,
+    /// How many entries of the scatter list it has.
+    parts: usize,
+}
+
 #[derive(Clone, Copy)]
-struct Held {
+struct Frame {
+    header: Header,
+    /// As long as it is for the guest.
     len: u64,
-    /// What of it is in the guest's buffers.
+    /// How much of it has its place; the rest is in `spill`.
     placed: u64,
 }
 
-enum Frame {
-    Whole(u64),
+enum Read {
+    Frame(Frame),
     Dropped,
-    Held,
-    None,
+    Nothing,
+    Failed,
 }
 
 impl Receiver {
     pub fn new() -> Self {
-        let spill = vec![0; FRAME].into();
         Self {
-            mergeable: false,
-            checksums: false,
+            features: 0,
+            header: header::SIZE,
             wanted: 1,
-            posted: Vec::new(),
+            mtu: None,
+            posted: VecDeque::new(),
+            scatter: Scatter::default(),
             room: 0,
-            spill,
-            held: None,
+            spill: vec![0; FRAME].into(),
+            frame: None,
+            used: Vec::new(),
+            spare: Vec::new(),
+            quiet: false,
             listening: false,
             lost: false,
         }
     }
 
     /// As after a reset, with what the driver chose.
-    pub fn begin(&mut self, features: u64) {
+    pub fn begin(&mut self, features: u64, mtu: Option<u16>, memory: &GuestMemory) {
         let has = |bit: u32| features & 1 << bit != 0;
-        self.mergeable = has(VIRTIO_NET_F_MRG_RXBUF);
-        self.checksums = has(VIRTIO_NET_F_GUEST_CSUM);
-        self.wanted = match (self.mergeable, has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6)) {
+        let segments = has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6);
+        self.features = features;
+        self.header = header::size(features);
+        self.wanted = match (has(VIRTIO_NET_F_MRG_RXBUF), segments) {
             (true, true) => FRAME as u64,
             (true, false) => USUAL,
             (false, _) => 1,
         };
-        self.posted.clear();
-        (self.room, self.held, self.listening, self.lost) = (0, None, false, false);
+        self.mtu = mtu.filter(|_| has(VIRTIO_NET_F_MTU));
+        self.forget();
+        self.scatter.begin(memory);
+        (self.quiet, self.listening, self.lost) = (false, false, false);
     }
 
     /// Buffers that no frame has filled are available again to whoever serves the ring next.
     pub fn end(&mut self, ring: &mut Ring) {
         ring.put_back(u16::try_from(self.posted.len()).unwrap_or(u16::MAX));
-        self.posted.clear();
-        (self.room, self.held) = (0, None);
+        self.forget();
+        self.scatter.end();
     }
 
-    /// Whether the carrier is to be waited for: only while the guest has room, since otherwise a frame
-    /// that waits would wake us for ever.
+    fn forget(&mut self) {
+        self.posted.clear();
+        self.used.clear();
+        (self.room, self.frame) = (0, None);
+    }
+
+    /// Whether the carrier is to be waited for: only while a frame could be taken, since otherwise one that waits
+    /// would wake us for ever.
     pub fn listens(&self) -> bool {
         self.listening && !self.lost
     }
 
-    /// The carrier is gone until the driver resets the card.
-    pub fn lose(&mut self, why: &dyn std::fmt::Display) {
-        if !std::mem::replace(&mut self.lost, true) {
-            tracing::warn!("a network card hears nothing any more: {why}");
-        }
+    /// The carrier never has anything any more.
+    pub fn lose(&mut self) {
+        self.lost = true;
     }
 
-    /// Fills the guest's buffers with frames until either runs out or the turn is over. True if there may
-    /// be more.
+    /// Fills the guest's buffers with frames until either runs out, the limit is reached, or the turn is over. All
+    /// of it is published together, and told once.
+    ///
+    /// # Errors
+    /// [`Broken`] if the ring makes no sense.
     pub fn receive(
         &mut self,
         ring: &mut Ring,
         memory: &GuestMemory,
         carrier: &dyn Carrier,
-    ) -> Result<bool, Broken> {
-        let mut turn = Turn::default();
-        let more = loop {
-            let ready = self.make_room(ring, memory, &mut turn)?;
-            self.listening = ready && self.held.is_none();
-            if turn.is_over() {
-                break true;
-            }
-            if !ready || self.lost {
-                break false;
-            }
-            let frame = match self.held.take() {
-                Some(held) => self.complete(held, memory),
-                None => self.read(memory, carrier),
-            };
-            match frame {
-                Frame::Whole(len) => {
-                    turn.took(len);
-                    self.deliver(ring, memory, len)?;
-                }
-                Frame::Held | Frame::Dropped => turn.took(FRAME as u64),
-                Frame::None => break false,
-            }
-        };
+        card: &Card,
+    ) -> Result<Next, Broken> {
+        self.listening = false;
+        let next = self.fill(ring, memory, carrier, card)?;
+        ring.finish_all(memory, &self.used)?;
+        self.used.clear();
         ring.tell(memory)?;
-        Ok(more)
+        Ok(next)
     }
 
-    /// Takes buffers as they are needed and available. False if the guest has to post more first.
-    fn make_room(&mut self, ring: &mut Ring, memory: &GuestMemory, turn: &mut Turn) -> Result<bool, Broken> {
-        let wanted = self.held.map_or(self.wanted, |held| held.len);
+    fn fill(
+        &mut self,
+        ring: &mut Ring,
+        memory: &GuestMemory,
+        carrier: &dyn Carrier,
+        card: &Card,
+    ) -> Result<Next, Broken> {
+        let mut turn = Turn::default();
+        while !turn.is_over() {
+            let wanted = self.frame.map_or(self.wanted, |frame| frame.len);
+            let all = self.make_room(wanted, ring, memory, &mut turn)?;
+            let Some(frame) = self.frame else {
+                if self.room == 0 || self.lost {
+                    return Ok(Next::again_if(turn.is_over()));
+                }
+                match self.read(memory, carrier, card) {
+                    Read::Frame(frame) => self.frame = Some(frame),
+                    Read::Dropped => turn.took(FRAME as u64),
+                    Read::Nothing => {
+                        self.listening = true;
+                        return Ok(Next::Wait);
+                    }
+                    Read::Failed => return Ok(Next::After(PAUSE)),
+                }
+                continue;
+            };
+            if self.room < frame.len && all {
+                card.not_received(&"one is longer than all of the guest's buffers");
+                self.frame = None;
+                turn.took(frame.len);
+            } else if self.room < frame.len {
+                return Ok(Next::again_if(turn.is_over()));
+            } else if let Some(wait) = self.limit(frame, card) {
+                return Ok(Next::After(wait));
+            } else {
+                turn.took(frame.len);
+                self.deliver(frame, memory);
+                card.received();
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    fn limit(&self, frame: Frame, card: &Card) -> Option<Duration> {
+        if !card.rx.is_limited() {
+            return None;
+        }
+        card.rx.take(frame.len.saturating_sub(self.header as u64), Instant::now()).err()
+    }
+
+    /// Takes buffers as they are needed and available. True if the guest can have no more of them.
+    fn make_room(
+        &mut self,
+        wanted: u64,
+        ring: &mut Ring,
+        memory: &GuestMemory,
+        turn: &mut Turn,
+    ) -> Result<bool, Broken> {
         // An honest driver has no more buffers than the queue has entries.
         let full = usize::from(ring.queue.size());
         while self.room < wanted && self.posted.len() < full && !turn.is_over() {
-            ring.quiet(memory)?;
-            match ring.next(memory)? {
-                Some((_, Ok(chain))) if fits(&chain) => {
-                    self.room = self.room.saturating_add(total(&chain.writable));
-                    self.posted.push(chain);
-                }
-                Some((head, _)) => {
-                    tracing::debug!("receive buffer {head} is of no use");
+            if !self.quiet {
+                ring.quiet(memory)?;
+                self.quiet = true;
+            }
+            let mut chain = self.spare.pop().unwrap_or_default();
+            let Some((head, walked)) = ring.next_into(memory, &mut chain)? else {
+                self.spare.push(chain);
+                self.quiet = false;
+                if ring.listen(memory)? {
                     turn.took(0);
-                    ring.finish(memory, head, 0)?;
+                    continue;
                 }
-                None if ring.listen(memory)? => turn.took(0),
-                None => break,
+                break;
+            };
+            let parts =
+                walked.ok().filter(|()| self.fits(&chain)).and_then(|()| self.scatter.push(&chain.writable));
+            if let Some(parts) = parts {
+                let room = total(&chain.writable);
+                self.room = self.room.saturating_add(room);
+                self.posted.push_back(Posted { chain, room, parts });
+            } else {
+                tracing::debug!("receive buffer {head} is of no use");
+                turn.took(0);
+                self.used.push((head, 0));
+                self.spare.push(chain);
             }
         }
-        if self.posted.len() >= full && self.held.is_some_and(|held| self.room < held.len) {
-            tracing::debug!("a frame longer than all of the guest's buffers is dropped");
-            self.held = None;
+        Ok(self.posted.len() >= full)
+    }
+
+    /// Room for at least the header, and nothing for us to read.
+    fn fits(&self, chain: &Chain) -> bool {
+        chain.readable.is_empty() && total(&chain.writable) >= self.header as u64
+    }
+
+    /// Reads a frame: its header to us, the rest to the guest's buffers, and what is beyond them to us again.
+    fn read(&mut self, memory: &GuestMemory, carrier: &dyn Carrier, card: &Card) -> Read {
+        let mut front = [0; header::SIZE];
+        let mut read = || self.scatter.read(carrier.fd(), &mut front, self.header, &mut self.spill);
+        let mut result = read();
+        for _ in 0..INTERRUPTED {
+            if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+                result = read();
+            }
         }
-        Ok(match self.held {
-            Some(held) => self.room >= held.len,
-            None => self.room > 0,
-        })
-    }
-
-    fn buffers(&self) -> Vec<Buffer> {
-        self.posted.iter().flat_map(|chain| chain.writable.iter().copied()).collect()
-    }
-
-    /// Reads a frame to the guest's buffers, and what is beyond them to ours.
-    fn read(&mut self, memory: &GuestMemory, carrier: &dyn Carrier) -> Frame {
-        let buffers = self.buffers();
-        let Some(mut iov) = Iov::new(memory, &buffers) else { return Frame::None };
-        let placed = iov.spill(&mut self.spill) as u64;
-        let len = match iov.read(carrier.fd()) {
-            Ok(0) => return Frame::None,
-            Ok(len) => len as u64,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Frame::None,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Frame::Dropped,
+        let (len, room) = match result {
+            Ok((0, _)) => return Read::Nothing,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Read::Nothing,
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
+                self.lost = true;
+                card.lose(&error);
+                return Read::Nothing;
+            }
             Err(error) => {
-                self.lose(&error);
-                return Frame::None;
+                card.not_received(&error);
+                return Read::Failed;
             }
         };
-        if len < HEADER {
-            return Frame::Dropped;
-        }
-        if len <= placed {
-            return Frame::Whole(len);
+        let Some(payload) = len.checked_sub(header::SIZE).filter(|_| len <= FRAME) else {
+            card.not_received(&"one came that is none");
+            return Read::Dropped;
+        };
+        let Some(header) = Header::of(front).to_guest(self.features) else {
+            card.not_received(&"the guest has not agreed to offloads that one needs");
+            return Read::Dropped;
+        };
+        let ours = self.header.saturating_add(payload) as u64;
+        let frame = Frame { header, len: ours, placed: self.header.saturating_add(room.min(payload)) as u64 };
+        if header.is_plain() && self.is_too_long(payload, memory) {
+            card.not_received(&"one is longer than the guest's MTU");
+            return Read::Dropped;
         }
         // A frame goes into one buffer unless they are mergeable (virtio 1.2, 5.1.6.3.2).
-        if !self.mergeable {
-            tracing::debug!("a frame of {len} bytes is longer than the guest's buffers and dropped");
-            return Frame::Dropped;
+        let mergeable = self.features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
+        if frame.len > self.room && !mergeable {
+            card.not_received(&"one is longer than the guest's buffers");
+            return Read::Dropped;
         }
-        self.held = Some(Held { len, placed });
-        Frame::Held
+        Read::Frame(frame)
     }
 
-    /// There is room now for the rest of a frame.
-    fn complete(&self, held: Held, memory: &GuestMemory) -> Frame {
-        let (_, rest) = cut(&self.buffers(), held.placed);
-        let len = usize::try_from(held.len.saturating_sub(held.placed)).unwrap_or(usize::MAX);
-        write_front(memory, &rest, self.spill.get(..len).unwrap_or_default());
-        Frame::Whole(held.len)
+    /// Whether a packet in a frame of `len` bytes is longer than the guest takes (5.1.4.1).
+    fn is_too_long(&self, len: usize, memory: &GuestMemory) -> bool {
+        let Some(mtu) = self.mtu else { return false };
+        let longest = usize::from(mtu).saturating_add(ETHERNET);
+        // The link's own header is four bytes longer where there is a VLAN; only then it is looked at.
+        len > longest.saturating_add(4) || len > longest && !self.is_tagged(memory)
     }
 
-    /// Gives back the buffers that a frame of `len` bytes is in, all of them at once.
-    fn deliver(&mut self, ring: &mut Ring, memory: &GuestMemory, len: u64) -> Result<(), Broken> {
-        let mut used = Vec::new();
-        let mut left = len;
-        for chain in &self.posted {
-            let room = total(&chain.writable);
-            let now = left.min(room);
-            used.push((chain.head, u32::try_from(now).unwrap_or(u32::MAX)));
-            self.room = self.room.saturating_sub(room);
+    fn is_tagged(&self, memory: &GuestMemory) -> bool {
+        let Some(first) = self.posted.front() else { return false };
+        let at = self.header.saturating_add(ETHERNET).saturating_sub(2) as u64;
+        let (_, rest) = cut(&first.chain.writable, at);
+        read_front::<2>(memory, &rest).is_some_and(|kind| matches!(kind, [0x81, 0x00] | [0x88, 0xa8]))
+    }
+
+    /// Puts the rest of a frame and its header in their places, and hands over the buffers that it is in.
+    fn deliver(&mut self, frame: Frame, memory: &GuestMemory) {
+        self.frame = None;
+        if frame.len > frame.placed {
+            self.place_rest(frame, memory);
+        }
+        let (mut left, mut buffers, mut parts) = (frame.len, 0u16, 0usize);
+        for posted in &self.posted {
+            let now = left.min(posted.room);
+            self.used.push((posted.chain.head, u32::try_from(now).unwrap_or(u32::MAX)));
+            (buffers, parts) = (buffers.saturating_add(1), parts.saturating_add(posted.parts));
+            self.room = self.room.saturating_sub(posted.room);
             left = left.saturating_sub(now);
             if left == 0 {
                 break;
             }
         }
-        if let Some(first) = self.posted.first() {
-            let count = u16::try_from(used.len()).unwrap_or(u16::MAX);
-            let (_, from_count) = cut(&first.writable, NUM_BUFFERS);
-            write_front(memory, &from_count, &count.to_le_bytes());
-            if !self.checksums {
-                // A tap says of some frames that their checksum is good; only a guest that negotiated
-                // GUEST_CSUM may be told (5.1.6.4.1).
-                write_front(memory, &first.writable, &[0]);
+        if let Some(first) = self.posted.front() {
+            let header = Header { buffers, ..frame.header }.bytes();
+            write_front(memory, &first.chain.writable, header.get(..self.header).unwrap_or_default());
+        }
+        self.scatter.drop_front(parts);
+        self.spare.extend(self.posted.drain(..usize::from(buffers)).map(|posted| posted.chain));
+    }
+
+    /// There is room now for what did not fit when the frame was read.
+    fn place_rest(&self, frame: Frame, memory: &GuestMemory) {
+        let len = usize::try_from(frame.len.saturating_sub(frame.placed)).unwrap_or(usize::MAX);
+        let mut rest = self.spill.get(..len).unwrap_or_default();
+        let mut before = frame.placed;
+        for posted in &self.posted {
+            if before >= posted.room {
+                before = before.saturating_sub(posted.room);
+                continue;
+            }
+            let (_, free) = cut(&posted.chain.writable, before);
+            before = 0;
+            let written = usize::try_from(write_front(memory, &free, rest)).unwrap_or(usize::MAX);
+            rest = rest.get(written..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
             }
         }
-        self.posted.drain(..used.len().min(self.posted.len()));
-        ring.finish_all(memory, &used)
     }
-}
-
-/// Room for at least the header, and nothing for us to read.
-fn fits(chain: &Chain) -> bool {
-    chain.readable.is_empty() && total(&chain.writable) >= HEADER
 }
