@@ -6,6 +6,8 @@
 
 use ambit_tests::{Boot, Guest, ambit};
 
+mod attacks;
+
 /// Runs a payload to its end: exit code, what it printed, what the monitor said.
 fn run(boot: Boot) -> (i32, String, String) {
     let mut guest = boot.start();
