@@ -167,6 +167,14 @@ pub struct Output {
 }
 
 impl Guest {
+    /// Any monitor whose console is its standard input and output.
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let console = Console::listen(child.stdout.take().expect("stdout is a pipe"));
+        let keyboard = Box::new(child.stdin.take().expect("stdin is a pipe"));
+        Self::new(child, console, keyboard)
+    }
+
     fn new(mut child: Child, console: Console, keyboard: Box<dyn Write + Send>) -> Self {
         let errors = Console::listen(child.stderr.take().expect("stderr is a pipe"));
         Self { child, console, errors, keyboard, commands: 0 }

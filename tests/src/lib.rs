@@ -10,6 +10,7 @@ pub mod payload;
 pub mod place;
 pub mod plan;
 pub mod scratch;
+pub mod stream;
 pub mod tap;
 pub mod terminal;
 

@@ -7,6 +7,11 @@ pub fn monitor() -> PathBuf {
     from_environment("AMBIT_BIN")
 }
 
+/// What a program that runs here was given besides.
+pub fn payload(name: &str) -> PathBuf {
+    from_environment("AMBIT_PAYLOAD").join(name)
+}
+
 /// The monitor with a vendor's board, from `examples/vendor-board`.
 pub fn vendor() -> PathBuf {
     from_environment("AMBIT_PAYLOAD").join("acme-edge")

@@ -6,33 +6,48 @@ use std::time::Duration;
 
 use crate::build::{self, ARM64, X86_64};
 use crate::command::{Run, command, joined};
+use crate::counting;
 use crate::emulator::Cpu;
 use crate::failure::{About, Failure, Result};
 use crate::job::Job;
 use crate::progress::say;
 use crate::tools;
+use crate::traffic;
 use crate::venue::Venue;
 
 pub const HELP: &str = "\
-cargo xtask bench
+cargo xtask bench [--count [--record] | --guest]
 
 Builds ambit as it is released, and measures it where KVM is (this machine, or an arm64 host emulated on it) beside
 QEMU's virt machine: size, own memory, time to the first guest instruction and to a Debian guest's init. Both take
 turns, so a busy machine makes the times worse and the ratios hardly. Before that it measures planning, on this
-machine itself. Takes a few minutes.
+machine itself, and on x86_64 counts the instructions of serving a queue. Takes a few minutes.
+
+  --count    only counts the instructions, and says how long serving takes on this machine; needs no KVM
+  --record   what was counted is what it is compared with from now on: devices/virtio/benches/instructions
+  --guest    measures a guest's disks and network instead, beside QEMU's: requests and bytes, and what each costs
 
 Exits with 1 if a limit is missed: 50 us for a plan of 512 vCPUs and 64 devices, 5 ms for ambit plan, 1 s for ambit
-fleet with 10,000 hosts, planning no slower than n log n; 4 MiB of program, 4 MiB of own memory, half of QEMU's time
+fleet with 10,000 hosts, planning no slower than n log n; 5 % more instructions than recorded; 4 MiB of program, 4 MiB of own memory, half of QEMU's time
 to the first instruction.
 ";
 
-const RELEASE: &str = "release";
+pub const RELEASE: &str = "release";
 
-pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
-    if let Some(word) = words.next() {
-        return Err(Failure::new(format!("xtask bench takes no arguments, and '{word}' is one")));
+pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
+    let words: Vec<String> = words.collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => everything(),
+        ["--count"] => counting::main(false),
+        ["--count", "--record"] => counting::main(true),
+        ["--guest"] => traffic::main(),
+        _ => Err(Failure::new(format!("'{}' is not for xtask bench\n\n{HELP}", words.join(" ")))),
     }
-    let planning = planning()?;
+}
+
+fn everything() -> Result<i32> {
+    let here = [planning()?, counting::main(false)?];
     let monitor = build::monitor(ARM64, RELEASE)?;
     let mut arguments = Vec::new();
     for (target, program) in [(ARM64, monitor.clone()), (X86_64, build::monitor(X86_64, RELEASE)?)] {
@@ -45,7 +60,7 @@ pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
         arguments.extend(["--about".to_owned(), sentence]);
     }
     let job = Job {
-        script: format!("set -- {}\n{}", joined(&arguments), include_str!("bench.sh")),
+        script: format!("set -- {}\nbench=ambit-bench\n{}", joined(&arguments), include_str!("bench.sh")),
         files: vec![(monitor, "ambit".to_owned()), (measuring, "ambit-bench".to_owned())],
         interactive: false,
         silence: Duration::from_secs(10 * 60),
@@ -53,7 +68,7 @@ pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
     };
     say(&format!("measuring on {}", venue.kind(cpu)));
     let starting = venue.run(cpu, &job)?;
-    Ok(if planning == 0 { starting } else { planning })
+    Ok(here.into_iter().find(|status| *status != 0).unwrap_or(starting))
 }
 
 /// How long planning takes on this machine; 1 if a limit is missed.
@@ -73,7 +88,7 @@ fn length(program: &Path) -> Result<u64> {
 }
 
 /// The program of `ambit-tests` that measures.
-fn measuring(name: &str, target: &str, profile: &str) -> Result<PathBuf> {
+pub fn measuring(name: &str, target: &str, profile: &str) -> Result<PathBuf> {
     let cargo = ["build", "--package", "ambit-tests", "--bin", name];
     let built = build::executables(&cargo, target, profile, "the bench")?;
     built
@@ -83,7 +98,7 @@ fn measuring(name: &str, target: &str, profile: &str) -> Result<PathBuf> {
 }
 
 /// This machine, in a line.
-fn machine() -> Result<String> {
+pub fn machine() -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod checks;
 mod command;
+mod counting;
 mod cpio;
 mod debian;
 mod demo;
@@ -22,6 +23,7 @@ mod soak;
 mod terminal;
 mod test;
 mod tools;
+mod traffic;
 mod vendor;
 mod venue;
 
@@ -36,7 +38,7 @@ cargo xtask COMMAND
   demo    boot a Debian guest, from nothing                         cargo xtask demo; cargo xtask demo --shell
   test    run every test, or some                                   cargo xtask test; cargo xtask test --unit
   soak    plan a million machines                                   cargo xtask soak
-  bench   measure a release beside QEMU                             cargo xtask bench
+  bench   measure a release beside QEMU                             cargo xtask bench; cargo xtask bench --guest
   host    run a command in an emulated arm64 host with real KVM     cargo xtask host -- ambit probe
   images  make what guests boot from, and say where it is           cargo xtask images
 

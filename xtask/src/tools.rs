@@ -28,6 +28,9 @@ pub const QEMU: &[Tool] = &[QEMU_ARM64];
 /// What the emulated host takes besides.
 pub const EMULATOR: &[Tool] = &[QEMU_ARM64, ("setpriv", "util-linux")];
 
+/// What counts instructions.
+pub const COUNTING: &[Tool] = &[("valgrind", "valgrind"), ("setarch", "util-linux")];
+
 pub fn need(tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> =
         tools.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();

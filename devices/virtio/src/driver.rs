@@ -18,6 +18,7 @@ use crate::ring::{Broken, Ring, write_front};
 use crate::worker::{Next, Run, Serve, Service};
 
 mod face;
+pub mod hand;
 
 pub use face::{Face, Spot, Spots, bar_windows, capabilities};
 

@@ -32,7 +32,7 @@ mod uring;
 pub use disk::Counts;
 
 use disk::Disk;
-use lane::Lane;
+pub(crate) use lane::Lane;
 
 /// What a plan calls this kind of device.
 pub const KIND: &str = "virtio-blk";
@@ -179,6 +179,13 @@ impl Block {
         self.disk.set_writeback(writeback);
         self.size.config.update(|bytes| layout::set_writeback(bytes, writeback));
     }
+}
+
+/// What serves the first queue of a disk, without a thread.
+#[cfg(any(test, feature = "bench"))]
+pub(crate) fn lane(file: File, options: &Options) -> Result<Lane, BlockError> {
+    let disk = Arc::new(Disk::new(file, options)?);
+    Lane::new(0, disk, options).map_err(|source| BlockError::Uring { id: options.id.clone(), source })
 }
 
 /// How large a disk is, for whoever may change it.

@@ -1,0 +1,65 @@
+//! Measures a guest's disks and network beside QEMU's, where KVM is. `cargo xtask bench --guest` builds it and runs it
+//! there.
+
+mod cost;
+mod machine;
+mod table;
+mod work;
+
+use std::process::{Command, ExitCode};
+
+use ambit_tests::Scratch;
+
+use machine::{MEMORY, Machine, Monitor, QEMU_MACHINE, Transport};
+use table::{Row, Table};
+use work::Work;
+
+/// Counted rounds, after one that is not.
+const ROUNDS: usize = 5;
+
+fn main() -> ExitCode {
+    let about = std::env::args().skip(1).chain(surroundings()).collect();
+    let scratch = Scratch::new();
+    let rows: Vec<Row> = Transport::BOTH.into_iter().flat_map(|over| measured(over, &scratch)).collect();
+    let table = Table { about, rows };
+    println!("\n{table}\n\n{}", table.json());
+    let missed = table.rows.iter().any(|row| !row.missed().is_empty());
+    if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn surroundings() -> Vec<String> {
+    let output = Command::new("qemu-system-aarch64").arg("--version").output();
+    let output = output.unwrap_or_else(|error| panic!("cannot start QEMU: {error}"));
+    let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+    vec![
+        format!("QEMU: {version}; {QEMU_MACHINE}; no vhost"),
+        format!("guest: 1 vCPU, {MEMORY}; disks: raw files in the host's page cache, written back later"),
+    ]
+}
+
+/// Both guests are up, and one works while the other waits.
+fn measured(transport: Transport, scratch: &Scratch) -> Vec<Row> {
+    println!("{}: booting both", transport.name());
+    let mut machines = [Monitor::Ambit, Monitor::Qemu].map(|who| Machine::boot(who, transport, scratch));
+    let works = work::all();
+    let mut rows: Vec<Row> = works.iter().map(|work| row(transport, work)).collect();
+    for round in 0..=ROUNDS {
+        println!("{}: round {round} of {ROUNDS}", transport.name());
+        for (work, row) in works.iter().zip(&mut rows) {
+            let pair = machines.each_mut().map(|machine| work.run(machine));
+            if round > 0 {
+                row.samples.push(pair);
+            }
+        }
+    }
+    rows
+}
+
+fn row(transport: Transport, work: &Work) -> Row {
+    let stream = matches!(work, Work::Net { protocol: "tcp", .. });
+    Row {
+        what: format!("{} {}", transport.name(), work.name()),
+        samples: Vec::new(),
+        unit: stream.then_some(64 << 10),
+    }
+}
