@@ -115,6 +115,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
     fn what_is_given_back_reads_as_zeroes_and_the_host_has_it() {
         let (memory, page) = (ram(), page());
         let two = AddressRange::fixed(BASE + 3 * page, 2 * page);
@@ -126,6 +127,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
     fn what_was_given_back_can_be_written_again() {
         let (memory, page) = (ram(), page());
 
@@ -136,6 +138,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
     fn a_page_that_is_not_wholly_meant_keeps_all_its_bytes() {
         let (memory, page) = (ram(), page());
 
@@ -152,6 +155,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
     fn holes_are_passed_over_and_regions_that_touch_are_both_given_back() {
         let (memory, page) = (ram(), page());
         let from_the_first_into_the_last = AddressRange::fixed(BASE + 7 * page, 18 * page);
@@ -163,6 +167,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no madvise")]
     fn what_is_no_ram_is_not_given_back() {
         let memory = ram();
 

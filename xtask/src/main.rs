@@ -12,6 +12,7 @@ mod demo;
 mod emulator;
 mod failure;
 mod flat;
+mod fuzz;
 mod host;
 mod image;
 mod job;

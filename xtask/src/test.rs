@@ -11,6 +11,7 @@ use crate::command::joined;
 use crate::emulator::Cpu;
 use crate::failure::{About, Failure, Result};
 use crate::flat;
+use crate::fuzz;
 use crate::job::Job;
 use crate::places;
 use crate::progress::say;
@@ -18,7 +19,7 @@ use crate::vendor;
 use crate::venue::Venue;
 
 pub const HELP: &str = "\
-cargo xtask test [--lint] [--unit] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
+cargo xtask test [--lint] [--unit] [--fuzz [FILTER…]] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
 
 Without options: everything. Formatting, lints for both architectures, licences, dependencies between our crates,
 the tests of each crate, the board qemu-virt beside this machine's QEMU, programs without a system where this machine
@@ -27,6 +28,8 @@ arm64 host, once for each width of guest physical addresses and each interrupt c
 
   --lint            formatting, lints, licences and dependencies
   --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
+  --fuzz [FILTER…]  tests under Miri, and each fuzz target for a minute, as many at a time as there are processors; with
+                    a nightly toolchain only. With FILTER the targets whose names have it
   --flat [FILTER…]  the tests with programs that run without a system on this machine's own x86_64 KVM
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
   --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44), max (48) or gicv2 (40, an older interrupt controller), and
@@ -45,6 +48,7 @@ const LIMIT: Duration = Duration::from_secs(40 * 60);
 struct Arguments {
     lint: bool,
     unit: bool,
+    fuzz: Option<Vec<String>>,
     flat: Option<Vec<String>>,
     guest: bool,
     filters: Vec<String>,
@@ -58,6 +62,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
         match word.as_str() {
             "--lint" => arguments.lint = true,
             "--unit" => arguments.unit = true,
+            "--fuzz" => arguments.fuzz = Some(filters(&mut words)),
             "--flat" => arguments.flat = Some(filters(&mut words)),
             "--guest" => {
                 arguments.guest = true;
@@ -70,9 +75,10 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
             _ => return Err(Failure::new(format!("'{word}' is not an option of xtask test\n\n{HELP}"))),
         }
     }
-    if !(arguments.lint || arguments.unit || arguments.flat.is_some() || arguments.guest) {
+    let some = [arguments.fuzz.is_some(), arguments.flat.is_some()].contains(&true);
+    if !(arguments.lint || arguments.unit || some || arguments.guest) {
         (arguments.lint, arguments.unit, arguments.guest) = (true, true, true);
-        arguments.flat = Some(Vec::new());
+        (arguments.fuzz, arguments.flat) = (Some(Vec::new()), Some(Vec::new()));
     }
     Ok(arguments)
 }
@@ -89,6 +95,9 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
     }
     if arguments.unit {
         checks::unit_tests()?;
+    }
+    if let Some(filters) = &arguments.fuzz {
+        fuzz::tests(filters)?;
     }
     if let Some(filters) = &arguments.flat {
         flat::tests(filters)?;

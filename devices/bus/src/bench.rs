@@ -1,6 +1,7 @@
 //! A machine for tests: records what devices do to it, holds RAM, needs no KVM.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -299,5 +300,34 @@ impl Backplane for BenchHost {
         }
         wired.push(Wire { space, address, write, event: Arc::clone(event) });
         Ok(Wired::new(Unwire { at: (space, address, write), wired: Arc::clone(&self.wired) }))
+    }
+}
+
+/// Runs a fuzz target over every input in `fuzz/corpus/NAME`; there is at least one.
+pub fn replay(name: &str, target: fn(&[u8])) {
+    // Ours is two directories down.
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+    let inputs = std::fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
+    let inputs: Vec<_> = inputs.map(|entry| entry.unwrap().path()).collect();
+    assert!(!inputs.is_empty(), "{} is empty", corpus.display());
+    for input in inputs {
+        println!("{}", input.display());
+        target(&std::fs::read(input).unwrap());
+    }
+}
+
+/// Runs a fuzz target over `cases` inputs of up to `most` random bytes, the same every time (SplitMix64).
+pub fn random(cases: u64, most: u64, target: fn(&[u8])) {
+    let mut state = 0u64;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    };
+    for _ in 0..cases {
+        let len = next() % (most + 1);
+        let bytes: Vec<u8> = (0..len).map(|_| next().to_le_bytes()[0]).collect();
+        target(&bytes);
     }
 }

@@ -4,10 +4,17 @@
 
 #![forbid(unsafe_code)]
 
+// What is tested from outside is fuzzed from inside.
+#[cfg(any(test, feature = "bench"))]
+extern crate self as ambit_device_manager;
+
 mod board;
 mod decode;
 mod draft;
 mod error;
+#[cfg(any(test, feature = "bench"))]
+#[allow(clippy::cast_possible_truncation)]
+pub mod fuzz;
 mod hotplug;
 mod lines;
 mod manager;

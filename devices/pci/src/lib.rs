@@ -20,6 +20,10 @@
 pub mod bridge;
 mod config;
 mod function;
+#[cfg(any(test, feature = "bench"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+pub mod fuzz;
 mod intx;
 mod layout;
 mod msix;

@@ -39,5 +39,9 @@ mod worker;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 pub mod driver;
+#[cfg(any(test, feature = "bench"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#[allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+pub mod fuzz;
 #[cfg(test)]
 mod hostile;
