@@ -9,7 +9,8 @@ use ambit_tests::stream::{self, Done};
 use crate::cost::Cost;
 use crate::machine::{ENGINES, Machine};
 
-const TIME: Duration = Duration::from_millis(1500);
+/// Of each piece of work.
+const TIME: Duration = Duration::from_millis(1000);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {

@@ -17,8 +17,8 @@ const NOWHERE: [u64; 11] = [
     0x0800_0000,
     0x0901_0000,
     0x0a02_0000,
-    // Kept for PCI; above RAM; the last that 32 address bits can name.
-    0x1000_0000,
+    // Kept for a PCI function that is not there; above RAM; the last that 32 address bits can name.
+    0x1000_1000,
     0x6000_0000,
     0xffff_fff8,
 ];

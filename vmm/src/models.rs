@@ -142,8 +142,6 @@ impl<P: Fn(&[u8]) + Clone + Send + 'static> Printer for P {}
 pub enum ModelsError {
     #[error("board '{board}' has a '{kind}' called '{id}', and this program has no such device")]
     Fixture { board: String, id: String, kind: String },
-    #[error("{device} cannot be had: this program has no {what}")]
-    Unknown { device: String, what: &'static str },
     #[error("{what}: {source}")]
     Host { what: String, source: io::Error },
     #[error("net '{id}': {source}")]
@@ -158,13 +156,17 @@ impl ModelsError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Fixture { .. }
-            | Self::Unknown { .. }
             | Self::Tap {
                 source:
                     TapError::Name(_)
                     | TapError::NotATap { .. }
                     | TapError::OneQueue { .. }
-                    | TapError::SeveralQueues { .. },
+                    | TapError::SeveralQueues { .. }
+                    | TapError::Closed { .. }
+                    | TapError::Twice { .. }
+                    | TapError::NoTapFile { .. }
+                    | TapError::Mode { .. }
+                    | TapError::Differ { .. },
                 ..
             } => Exit::BadInput,
             Self::Host { .. } | Self::Tap { .. } | Self::Disk(_) | Self::Net(_) => Exit::HostLacks,
@@ -184,9 +186,6 @@ pub fn make(
     disks: Vec<File>,
     output: impl Printer,
 ) -> Result<Models, ModelsError> {
-    if let Some((device, what)) = unknown(settings) {
-        return Err(ModelsError::Unknown { device, what });
-    }
     let Models { mut all, console } = fixtures(&*settings.board, Box::new(output.clone()))?;
     if plan.device(pci::BRIDGE).is_some_and(|device| device.function == Some(0)) {
         all.push(Arc::new(HostBridge::new(pci::BRIDGE)));
@@ -205,9 +204,6 @@ pub fn make_devices(
     disks: Vec<File>,
     output: impl Printer,
 ) -> Result<Models, ModelsError> {
-    if let Some((device, what)) = unknown(settings) {
-        return Err(ModelsError::Unknown { device, what });
-    }
     let (mut all, mut console) = (Vec::new(), None);
     if let Some(PlainSettings { id, transport }) = &settings.rng {
         let source =
@@ -220,11 +216,18 @@ pub fn make_devices(
         all.push(over(settings, disk.transport, &disk.id, block::KIND, block));
     }
     for net in &settings.nets {
-        // Nets with open files are refused above.
-        let config::Interface::Tap(tap) = &net.interface else { continue };
-        let taps =
-            Tap::open(tap, net.queues).map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
-        all.push(over(settings, net.transport, &net.id, net::KIND, Net::new(&net.id, taps, &net_options(net))?));
+        let taps = match &net.interface {
+            config::Interface::Tap(tap) => Tap::open(tap, net.queues),
+            config::Interface::Fds(fds) => Tap::from_fds(fds),
+        };
+        let taps = taps.map_err(|source| ModelsError::Tap { id: net.id.clone(), source })?;
+        all.push(over(
+            settings,
+            net.transport,
+            &net.id,
+            net::KIND,
+            Net::new(&net.id, taps, &net_options(net))?,
+        ));
     }
     if let Some(said) = &settings.console {
         let (device, input) = virtio_console(said, output)?;
@@ -320,15 +323,6 @@ fn interface(transport: Transport) -> Interface {
     if transport.is_legacy() { Interface::Legacy } else { Interface::Modern }
 }
 
-/// The first thing that can be planned and that this program has no code for, with the device it is wanted of.
-fn unknown(settings: &Settings<'_>) -> Option<(String, &'static str)> {
-    settings.nets.iter().find_map(|net| Some((net.id.clone(), unknown_of_net(net)?)))
-}
-
-fn unknown_of_net(net: &NetSettings) -> Option<&'static str> {
-    matches!(net.interface, config::Interface::Fds(_)).then_some("nets on open files")
-}
-
 fn fixtures(board: &dyn Board, output: Sink) -> Result<Models, ModelsError> {
     let mut all: Vec<Arc<dyn Model>> = Vec::new();
     let (mut output, mut console) = (Some(output), None::<Typed>);
@@ -382,6 +376,8 @@ fn mac(net: &NetSettings) -> Mac {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use ambit_bus::{Bar, BarSpace, Needs};
 
     use super::*;
@@ -456,16 +452,39 @@ mod tests {
     }
 
     #[test]
-    fn what_this_program_has_no_code_for_is_refused_before_anything_is_made() {
+    fn a_net_on_a_file_that_is_not_open_is_refused_by_its_number() {
         let native = ambit_aarch64::native();
-        let net = "fd=3,id=x".parse().unwrap();
+        let net = "fd=2147418112,id=x".parse().unwrap();
         let settings = settle(Config { nets: vec![net], ..Config::default() }, &[&native], None).unwrap();
         let plan = plan(&settings, None).unwrap();
 
         let refused = make(&settings, &plan, Vec::new(), |_: &[u8]| {}).err().unwrap();
 
-        let said = (refused.to_string(), refused.exit());
-        assert_eq!(said, ("x cannot be had: this program has no nets on open files".into(), Exit::BadInput));
+        assert!(
+            refused.to_string().starts_with("net 'x': file descriptor 2147418112 is not open; "),
+            "{refused}"
+        );
+        assert_eq!(refused.exit(), Exit::BadInput);
+    }
+
+    #[test]
+    fn all_that_is_said_of_a_net_reaches_its_card() {
+        let said = net(
+            "tap0,mac=02:00:00:00:00:01,queue-size=512,offloads=off,mergeable=off,rx-bandwidth=1M,rx-packets=10,tx-bandwidth=2M,tx-packets=20,tx-packets-burst=5",
+        );
+
+        let per = |per_second| Some(limit::Rate::per_second(NonZeroU64::new(per_second).unwrap()));
+        let burst = limit::Rate { burst: 5, ..per(20).unwrap() };
+        let expected = net::Options {
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            queue_size: 512,
+            offloads: false,
+            mergeable: false,
+            mtu: None,
+            rx: limit::Limits { bytes: per(1 << 20), operations: per(10) },
+            tx: limit::Limits { bytes: per(2 << 20), operations: Some(burst) },
+        };
+        assert_eq!(net_options(&said), expected);
     }
 
     #[test]

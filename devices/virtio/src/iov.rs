@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ambit_memory::GuestMemory;
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
 use crate::ring::Buffer;
 
@@ -185,10 +185,14 @@ impl Scatter {
 fn locate(memory: &GuestMemory, buffers: &[Buffer], to: &mut Vec<libc::iovec>) -> Option<()> {
     for buffer in buffers {
         let len = usize::try_from(buffer.len).ok()?;
+        let mut add = |slice: VolatileSlice<'_>| to.push(part(slice.ptr_guard_mut().as_ptr(), slice.len()));
+        if let Ok(whole) = memory.get_slice(buffer.address, len) {
+            add(whole);
+            continue;
+        }
         // A buffer may lie in two regions that touch.
         for slice in memory.get_slices(buffer.address, len) {
-            let slice = slice.ok()?;
-            to.push(part(slice.ptr_guard_mut().as_ptr(), slice.len()));
+            add(slice.ok()?);
         }
     }
     Some(())

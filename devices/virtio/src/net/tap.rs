@@ -225,12 +225,16 @@ fn never_blocks(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+// Of another type than other calls' where the C library is musl.
+#[allow(clippy::cast_possible_truncation, reason = "the numbers of calls have 32 bits")]
+const HARDWARE_ADDRESS: libc::Ioctl = libc::SIOCGIFHWADDR as libc::Ioctl;
+
 /// The interface that `file` is a queue of.
 fn interface(file: &File) -> io::Result<Interface> {
     let mut answer = request("", 0);
     ioctl(file, libc::TUNGETIFF, &mut answer)?;
     let name = name_of(&answer);
-    ioctl(file, libc::SIOCGIFHWADDR, &mut answer)?;
+    ioctl(file, HARDWARE_ADDRESS, &mut answer)?;
     // SAFETY: the kernel has filled this variant, and any bytes are a value of it.
     let address = unsafe { answer.ifr_ifru.ifru_hwaddr };
     let mut bytes = address.sa_data.into_iter().map(|byte| u8::from_ne_bytes(byte.to_ne_bytes()));

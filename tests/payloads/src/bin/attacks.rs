@@ -56,12 +56,13 @@ fn attack(there: Option<There>, counts: &mut Counts) {
     let (device, face) = (there.device, there.face);
     for attack in table::all().filter(|attack| attack.is_for(device, face)) {
         let verdict = run(attack, &mut there);
-        counts.add(verdict);
+        counts.count(verdict);
         println!("{} {} on {device:?} over {face:?}: {verdict}", attack.row, attack.what);
         if verdict == Verdict::Wedged {
-            return;
+            break;
         }
     }
+    println!("attacks: done on {device:?}");
 }
 
 #[derive(Clone, Copy)]
@@ -212,18 +213,27 @@ impl Machine for There {
         }
     }
 
+    // Eight bytes at once, as some KVM emulates each instruction.
+
     fn load(&mut self, address: u64, bytes: &mut [u8]) {
-        match <&mut [u8; 2]>::try_from(&mut *bytes) {
-            Ok(two) => *two = read16(address).to_le_bytes(),
-            Err(_) => (address..).zip(bytes).for_each(|(at, byte)| *byte = read8(at)),
+        if let Ok(two) = <&mut [u8; 2]>::try_from(&mut *bytes) {
+            *two = read16(address).to_le_bytes();
+            return;
         }
+        let (words, rest) = bytes.as_chunks_mut::<8>();
+        let tail = address + 8 * words.len() as u64;
+        (address..).step_by(8).zip(words).for_each(|(at, word)| *word = read64(at).to_le_bytes());
+        (tail..).zip(rest).for_each(|(at, byte)| *byte = read8(at));
     }
 
     fn store(&mut self, address: u64, bytes: &[u8]) {
-        match <[u8; 2]>::try_from(bytes) {
-            Ok(two) => write16(address, u16::from_le_bytes(two)),
-            Err(_) => (address..).zip(bytes).for_each(|(at, byte)| write8(at, *byte)),
+        if let Ok(two) = <[u8; 2]>::try_from(bytes) {
+            return write16(address, u16::from_le_bytes(two));
         }
+        let (words, rest) = bytes.as_chunks::<8>();
+        let tail = address + 8 * words.len() as u64;
+        (address..).step_by(8).zip(words).for_each(|(at, word)| write64(at, u64::from_le_bytes(*word)));
+        (tail..).zip(rest).for_each(|(at, byte)| write8(at, *byte));
     }
 
     fn pause(&mut self, _: u32) {
