@@ -34,6 +34,8 @@ struct PrintedRegion {
     /// Null where it was dropped.
     base: Option<Address>,
     size: u64,
+    #[serde(default)]
+    room: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -93,8 +95,8 @@ fn printed(text: &str, path: &Path) -> Result<Map, Failure> {
         return Err(DocumentError::Untrue { kind: Kind::Plan, path: path.into(), what }.into());
     };
     let placed = plan.regions.into_iter().filter_map(|region| {
-        let PrintedRegion { name, kind, base, size } = region;
-        Some(MapRegion { name, kind, base: base?, size })
+        let PrintedRegion { name, kind, base, size, room } = region;
+        Some(MapRegion { name, kind, base: base?, size, room })
     });
     Ok(Map {
         board: plan.board,

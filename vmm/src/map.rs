@@ -40,6 +40,9 @@ pub struct MapRegion {
     pub base: Address,
     /// In bytes.
     pub size: u64,
+    /// What is kept for it, in bytes, if that is more: a guest may be told all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,10 @@ impl MapRegion {
     pub fn span(&self) -> Span {
         Span { base: self.base, size: self.size }
     }
+
+    fn whole(&self) -> Span {
+        Span { size: self.room.unwrap_or(self.size), ..self.span() }
+    }
 }
 
 impl MapDevice {
@@ -143,6 +150,7 @@ impl Map {
             kind: region.kind,
             base: Address(range.first()),
             size: range.size(),
+            room: region.room.map(AddressRange::size).filter(|room| *room != range.size()),
         });
         let irqs = plan.irqs.owners().map(|(pin, name)| MapIrq { name: name.into(), pin: pin.0 });
         let mut devices: Vec<MapDevice> = plan
@@ -196,20 +204,25 @@ impl Map {
         };
         let (before, after) = (by_name(self), by_name(after));
         let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        names
-            .into_iter()
-            .filter_map(|name| {
-                let (old, new) = (before.get(name), after.get(name));
-                let change = match (old, new) {
-                    (Some(old), Some(new)) if old.kind != new.kind => {
-                        Change::Kind { from: kind_text(old.kind), to: kind_text(new.kind) }
-                    }
-                    (old, new) => between(old.map(MapRegion::span), new.map(MapRegion::span))?,
-                };
-                let at = old.or(new).map(|region| region.base);
-                Some(Difference { name: name.clone(), at, change })
-            })
-            .collect()
+        let mut found = Vec::new();
+        for name in names {
+            let (old, new) = (before.get(name), after.get(name));
+            let change = match (old, new) {
+                (Some(old), Some(new)) if old.kind != new.kind => {
+                    Some(Change::Kind { from: kind_text(old.kind), to: kind_text(new.kind) })
+                }
+                (old, new) => between(old.map(MapRegion::span), new.map(MapRegion::span)),
+            };
+            let at = old.or(new).map(|region| region.base);
+            found.extend(change.map(|change| Difference { name: name.clone(), at, change }));
+            // Where neither has more room than it fills, nothing is left to say.
+            let rooms = old.zip(new).filter(|(old, new)| old.room.is_some() || new.room.is_some());
+            if let Some((old, new)) = rooms.filter(|(old, new)| old.whole().size != new.whole().size) {
+                let change = Change::Resized { from: old.whole(), to: new.whole() };
+                found.push(Difference { name: format!("the room of {name}"), at, change });
+            }
+        }
+        found
     }
 
     fn other_devices(&self, after: &Self) -> Vec<Difference> {

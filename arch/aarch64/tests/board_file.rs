@@ -464,6 +464,17 @@ fn what_makes_no_machine_is_found() {
              'pl031'?",
         ),
         (
+            "[[fixture]]\nid = \"rng0\"\nkind = \"pl031\"\nbase = \"0x0102_0000\"\npin = 9",
+            "2:1: error: fixture rng0 is called as the program calls a device of the guest's, and no two parts \
+             of a machine are called alike; help: give the fixture another id",
+        ),
+        (
+            "[[fixture]]\nid = \"disk7\"\nkind = \"pl031\"\nbase = \"0x0102_0000\"\npin = 9",
+            "2:1: warning: fixture disk7 is called as the program calls a device of the guest's, and no two \
+             parts of a machine are called alike; help: give the fixture another id",
+        ),
+        ("[[fixture]]\nid = \"disk07\"\nkind = \"pl031\"\nbase = \"0x0102_0000\"\npin = 9", ""),
+        (
             "[[fixture]]\nid = \"uart0\"\nremove = true",
             "1:1: warning: there is no pl011, so the guest has no console; help: add a fixture of kind \
              \"pl011\"",

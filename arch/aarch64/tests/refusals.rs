@@ -3,7 +3,7 @@
 mod machine;
 
 use ambit_aarch64::spec::{GicSpec, RedistSpec};
-use ambit_aarch64::{SpecBoard, native, qemu_virt};
+use ambit_aarch64::{SpecBoard, kvmtool, native, qemu_virt};
 use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{Board, MemoryHotplug, PciConfig, Transport, plan};
 use ambit_resources::AddressRange;
@@ -57,6 +57,17 @@ fn window(mut machine: Machine, size: u64) -> Machine {
 }
 
 #[test]
+fn a_board_whose_windows_have_lengths_of_their_own_takes_none_from_the_user() {
+    for board in [&qemu_virt() as &dyn Board, &kvmtool()] {
+        let text = format!(
+            "board '{}' has no PCI window for 64-bit BARs whose length is the user's to say",
+            board.name()
+        );
+        refused(board, &window(machine(), GIB), &text, &["do without PCI (--pci off)"], true);
+    }
+}
+
+#[test]
 fn room_for_hot_plugged_memory_has_limits_of_its_own() {
     refused(
         &native(),
@@ -70,7 +81,7 @@ fn room_for_hot_plugged_memory_has_limits_of_its_own() {
         &hotplug(2 * GIB, 0),
         "0 memory slots were asked for, and memory that may be plugged needs at least one",
         &[],
-        false,
+        true,
     );
     refused(
         &qemu_virt(),

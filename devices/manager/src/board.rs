@@ -218,7 +218,8 @@ pub struct MemoryHotplug {
 /// What the user says of PCI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PciConfig {
-    /// How long the window for 64-bit BARs is, in bytes. `None`: as long as the devices need, and room.
+    /// How long the window for 64-bit BARs is, in bytes. `None`: as long as the devices need, and room. Refused
+    /// on a board that leaves no length open ([`Length::Bars`]).
     pub window: Option<u64>,
 }
 

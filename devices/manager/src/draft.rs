@@ -66,6 +66,7 @@ fn draw(
 ) -> Result<Plan, PlanError> {
     check_host(facts)?;
     let map = board.map(config, facts)?;
+    check_window(board, config, &map)?;
     *stage = Stage::Cpus;
     check_cpus(board, config, facts, &map)?;
     *stage = Stage::Memory;
@@ -121,6 +122,17 @@ pub(crate) fn windows_of_ports<'a>(needs: &Needs, ports: impl Iterator<Item = &'
 fn check_host(facts: &HostFacts) -> Result<(), PlanError> {
     let known = facts.page_size.is_power_of_two() && (4096..=65536).contains(&facts.page_size);
     if known { Ok(()) } else { Err(PlanError::HostPages(facts.page_size)) }
+}
+
+/// A window of its own length cannot be as long as the user says.
+fn check_window(board: &dyn Board, config: &MachineConfig, map: &MemoryMap) -> Result<(), PlanError> {
+    let said = config.pci.is_some_and(|pci| pci.window.is_some());
+    let open = map.above.parts.iter().any(|part| matches!(part.size, Length::Bars { .. }));
+    if said && !open {
+        let what = "has no PCI window for 64-bit BARs whose length is the user's to say".into();
+        return Err(PlanError::Board { board: board.name().into(), what });
+    }
+    Ok(())
 }
 
 fn check_cpus(

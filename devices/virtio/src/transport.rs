@@ -297,7 +297,9 @@ impl Transport {
         if block.pfn == 0 {
             return self.disable(index);
         }
-        if !self.may_set_up(Interface::Legacy) || self.is_ready(index) {
+        // Page 0 is all that tells a legacy driver of a device that will serve nothing before its reset.
+        let broken = self.interrupt.needs_reset();
+        if broken || !self.may_set_up(Interface::Legacy) || self.is_ready(index) {
             return;
         }
         let Some(setup) = self.queue(index) else { return };
@@ -307,6 +309,10 @@ impl Transport {
                 // Its driver may use a queue before it says DRIVER_OK (3.1.2).
                 let rings = self.device.stop();
                 self.start_with(rings);
+                let started = self.live;
+                if let Some(queue) = self.state_mut(index).filter(|_| !started) {
+                    (queue.ready, queue.pfn) = (None, 0);
+                }
             }
             Err(error) => refused(index, &error),
         }

@@ -2,8 +2,13 @@ use super::*;
 
 /// A machine with a console, a disk, and a function on PCI.
 pub fn map() -> Map {
-    let region =
-        |name: &str, kind, base, size| MapRegion { name: name.into(), kind, base: Address(base), size };
+    let region = |name: &str, kind, base, size| MapRegion {
+        name: name.into(),
+        kind,
+        base: Address(base),
+        size,
+        room: None,
+    };
     let span = |base, size| Span { base: Address(base), size };
     let device = |name: &str, kind: &str, function, windows, pin: Option<u32>| MapDevice {
         name: name.into(),
@@ -102,6 +107,36 @@ fn a_device_that_became_another_is_a_difference() {
             "ram0 was ram and is reserved",
         ]
     );
+}
+
+#[test]
+fn frames_that_have_other_room_are_a_difference_although_those_in_use_are_where_they_were() {
+    let of = |room| {
+        let mut map = map();
+        map.regions[1].room = room;
+        map
+    };
+
+    assert_eq!(sentences(&of(Some(0x8000)), &of(Some(0x8000))), Vec::<String>::new());
+    assert_eq!(sentences(&of(Some(0x1000)), &of(None)), Vec::<String>::new());
+    assert_eq!(
+        sentences(&of(None), &of(Some(0x8000))),
+        ["the room of disk0 at 0x2001000 grew from 4 KiB to 32 KiB"]
+    );
+}
+
+#[test]
+fn the_room_of_frames_is_in_the_map_of_their_machine() {
+    let board = ambit_aarch64::qemu_virt();
+    let config = crate::config::Config { board: Some("qemu-virt".into()), ..Default::default() };
+    let settings = crate::config::settle(config, &[&board], None).unwrap();
+    let plan = crate::models::plan(&settings, None).unwrap();
+
+    let map = Map::of(&plan);
+
+    let frames = plan.regions.iter().find(|region| region.frames == Some(1)).unwrap();
+    let mapped = map.regions.iter().find(|region| region.name == frames.name).unwrap();
+    assert_eq!(mapped.room, Some(frames.room.unwrap().size()));
 }
 
 #[test]

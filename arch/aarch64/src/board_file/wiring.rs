@@ -115,6 +115,14 @@ impl Check<'_> {
     pub fn fixtures(&mut self) {
         for fixture in &self.spec.fixtures {
             let spot = self.file.marks.at(&[&format!("fixture.{}", fixture.id)]);
+            if let Some(severity) = clash(&fixture.id) {
+                let message = format!(
+                    "fixture {} is called as the program calls a device of the guest's, and no two parts of a \
+                     machine are called alike",
+                    fixture.id
+                );
+                self.say(severity, spot.clone(), message, "give the fixture another id".to_owned());
+            }
             if !FIXTURE_KINDS.contains(&fixture.kind.as_str()) {
                 let message = format!(
                     "fixture {} is a '{}', and the program has no such device",
@@ -143,5 +151,17 @@ impl Check<'_> {
                 "add a fixture of kind \"pl011\"".to_owned(),
             );
         }
+    }
+}
+
+/// How bad it is if a fixture is called so. Every machine of the program has an `rng0` unless the user says
+/// otherwise; the rest is there, and is called so, only if the user wants it.
+fn clash(id: &str) -> Option<Severity> {
+    let of_many = ["disk", "net"].into_iter().filter_map(|kind| id.strip_prefix(kind));
+    let numbered = |number: &str| number.parse::<u32>().is_ok_and(|parsed| parsed.to_string() == number);
+    match id {
+        "rng0" => Some(Severity::Error),
+        "balloon0" | "console0" => Some(Severity::Warning),
+        _ => of_many.into_iter().any(numbered).then_some(Severity::Warning),
     }
 }

@@ -6,8 +6,8 @@ use ambit_aarch64::spec::{
 use ambit_aarch64::{SpecBoard, kvmtool, native, qemu_virt};
 use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
-    Board, DevicePlaces, HostFacts, MachineConfig, MemoryHotplug, PciConfig, RamPlace, Transport, Width,
-    WidthSource,
+    Board, DevicePlaces, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug, PciConfig, RamPlace,
+    Transport, Width, WidthSource,
 };
 use ambit_resources::AddressRange;
 
@@ -98,7 +98,13 @@ impl Case {
         // Most are asked for what could be, so that not all are refused for their first nonsense.
         let sane = rng.chance(80);
         let facts = host(&mut rng, sane);
-        let config = machine(&mut rng, &facts, sane);
+        let mut config = machine(&mut rng, &facts, sane);
+        // Asking for a length where none is open is refused for that alone.
+        let above = board.map(&config, &facts).map(|map| map.above.parts);
+        let open = |part: &HighPart| matches!(part.size, Length::Bars { .. });
+        if sane && above.is_ok_and(|parts| !parts.iter().any(open)) {
+            config.pci = config.pci.map(|_| PciConfig { window: None });
+        }
         Self { kind, board, spec, config, facts }
     }
 }

@@ -453,6 +453,33 @@ fn a_function_that_may_not_master_the_bus_serves_nothing_until_it_may() {
     }
 }
 
+// C-023, C-153
+#[test]
+fn a_legacy_driver_needs_no_bus_master_and_what_it_makes_of_it_counts_for_a_modern_one_after_it() {
+    let mut machine = echo(Face::PciLegacy);
+    let master = |machine: &Machine, may: bool| machine.put_at(config(4), &[if may { 7 } else { 3 }, 0]);
+    let mut queue = live(&mut machine);
+    for may in [false, true, false] {
+        master(&machine, may);
+        asks(&mut machine, &mut queue);
+    }
+    machine.face = Face::Pci;
+    let mut queue = live(&mut machine);
+    let at = machine.put(&[0; 4]);
+    queue.offer(&[(at, 4, WRITE)]);
+    machine.kick(&queue);
+    std::thread::sleep(Duration::from_millis(20));
+
+    assert_eq!((queue.poll(), machine.status()), (None, 15));
+    machine.face = Face::PciLegacy;
+    let mut queue = live(&mut machine);
+    asks(&mut machine, &mut queue);
+    master(&machine, true);
+    machine.face = Face::Pci;
+    let mut queue = live(&mut machine);
+    asks(&mut machine, &mut queue);
+}
+
 // C-141, C-142, R-74
 #[test]
 fn the_configuration_space_reaches_bars_inside_them_aligned_and_nowhere_else() {

@@ -85,6 +85,35 @@ fn shaped(face: Face, sizes: &'static [u16]) -> (Machine, Arc<Config>) {
     (Machine::with_face(face, device), config)
 }
 
+/// An echo that the host has nothing left for.
+struct Refusing(Echo);
+
+impl VirtioDevice for Refusing {
+    fn device_type(&self) -> u32 {
+        self.0.device_type()
+    }
+
+    fn features(&self) -> u64 {
+        self.0.features()
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        self.0.queue_sizes()
+    }
+
+    fn config(&self) -> &Arc<Config> {
+        self.0.config()
+    }
+
+    fn start(&mut self, _: Start) -> Result<(), StartError> {
+        Err(StartError { wanted: "a thread", source: std::io::ErrorKind::WouldBlock.into() })
+    }
+
+    fn stop(&mut self) -> Vec<Ring> {
+        Vec::new()
+    }
+}
+
 /// The whole rule for features that are agreeable: what status follows on a write. Legacy drivers of firmware write
 /// ACKNOWLEDGE and DRIVER at once.
 fn next_status(face: Face, before: u32, written: u32) -> u32 {
@@ -262,6 +291,44 @@ fn a_legacy_queue_outside_ram_reads_page_0_asks_for_nothing_and_harms_nothing() 
         assert_eq!((machine.status(), machine.pin().pulses()), (7, 0));
         works(&mut machine);
     });
+}
+
+// F.5.8, R-11
+#[test]
+fn a_legacy_queue_that_comes_too_late_for_a_device_that_broke_reads_page_0() {
+    for face in [Face::MmioLegacy, Face::PciLegacy] {
+        let mut machine = echo(face);
+        let queue = live(&mut machine, 0);
+        machine.select(0);
+        let first = machine.is_ready();
+        queue.set_index(0x8000);
+        machine.kick(&queue);
+        std::thread::sleep(Duration::from_millis(20));
+
+        machine.queue(1, 4);
+
+        machine.select(1);
+        assert_eq!((first, machine.is_ready()), (true, false));
+        machine.select(0);
+        assert!(machine.is_ready(), "nothing was said about this one");
+        works(&mut machine);
+    }
+}
+
+// F.5.8, R-11
+#[test]
+fn a_legacy_queue_that_a_device_cannot_start_with_reads_page_0() {
+    for face in [Face::MmioLegacy, Face::PciLegacy] {
+        let mut machine = Machine::with_face(face, Refusing(Echo::new(&unique("refusing"))));
+        assert!(machine.negotiate(VERSION_1));
+
+        machine.queue(0, 16);
+
+        assert!(!machine.is_ready());
+        machine.notify(0);
+        machine.set_status(0);
+        assert_eq!(machine.status(), 0);
+    }
 }
 
 // R-01, C-082, C-134
