@@ -28,7 +28,7 @@ fn none() -> String {
 
 #[test]
 fn a_program_finds_all_that_the_board_has() {
-    let (code, said, errors) = run(Boot::flat("tour").cpus(2).memory("64M"));
+    let (code, said, errors) = run(Boot::flat("tour").cpus(2).memory("64M").words(&["--vendor", "intel"]));
 
     let (before, bridge) = said.split_once("bridge ").unwrap();
     let (_, after) = bridge.split_once('\n').unwrap();
@@ -53,6 +53,66 @@ fn a_program_finds_all_that_the_board_has() {
          interrupted true\n"
     );
     assert_eq!((code, errors), (0, none()));
+}
+
+/// What `tour` says of memory above 4 GiB.
+fn above_4_gib(memory: &str, words: &[&str]) -> Vec<String> {
+    let (code, said, errors) = run(Boot::flat("tour").memory(memory).words(words));
+    assert_eq!((code, errors.as_str()), (0, ""), "{said}");
+    let lines = said.lines().filter(|line| line.starts_with("bank ") || line.starts_with("hole "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn ram_above_4_gib_is_there_in_each_bank() {
+    let whole = |memory| above_4_gib(memory, &["--vendor", "intel"]);
+
+    assert_eq!(whole("3G"), [] as [&str; 0]);
+    assert_eq!(whole("5G"), ["bank 0x100000000 to 0x17fffffff keeps [true, true]"]);
+    assert_eq!(
+        above_4_gib(
+            "5G",
+            &["--vendor", "intel", "--reserve", "0x120000000+16M", "--reserve", "0x1000000+1M"]
+        ),
+        [
+            "bank 0x100000000 to 0x11fffffff keeps [true, true]",
+            "bank 0x121000000 to 0x1810fffff keeps [true, true]",
+            "hole 0x120000000 absent [Some(true), Some(true)]",
+        ]
+    );
+}
+
+#[test]
+fn a_small_guest_that_straddles_what_amd_keeps_has_ram_on_both_sides() {
+    let next_to_it = ["--vendor", "amd", "--reserve", "0x100000000+1007G"];
+
+    assert_eq!(
+        above_4_gib("5G", &next_to_it)[..3],
+        [
+            "bank 0xfcc0000000 to 0xfcffffffff keeps [true, true]",
+            "bank 0x10000000000 to 0x1003fffffff keeps [true, true]",
+            "hole 0x100000000 absent [Some(true), Some(true)]",
+        ]
+    );
+}
+
+/// A TiB of RAM of which a few pages are ever touched.
+#[test]
+fn a_guest_of_a_tebibyte_has_ram_on_both_sides_of_what_amd_keeps() {
+    let hole = "hole 0xfd00000000 absent [Some(true), Some(true)]";
+
+    assert_eq!(
+        above_4_gib("1T", &["--vendor", "amd"]),
+        [
+            "bank 0x100000000 to 0xfcffffffff keeps [true, true]",
+            "bank 0x10000000000 to 0x1033fffffff keeps [true, true]",
+            hole,
+        ]
+    );
+    assert_eq!(
+        above_4_gib("1T", &["--vendor", "amd", "--hole", "relocate"]),
+        ["bank 0x10000000000 to 0x1ff3fffffff keeps [true, true]", hole]
+    );
 }
 
 #[test]

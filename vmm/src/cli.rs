@@ -9,8 +9,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::board::BoardArgs;
 use crate::config::{
-    self, Bits, Config, ConfigError, Console, Count, Disk, FileError, Net, Plain, QueueReach, Reach,
-    Settings, Single, Size, Switch,
+    self, Bits, Config, ConfigError, Console, Count, Disk, FileError, Hole, Kept, Net, Plain, Processors,
+    QueueReach, Reach, Settings, Single, Size, Switch,
 };
 use crate::document::DocumentError;
 use crate::failure::{Exit, Failure};
@@ -59,6 +59,10 @@ A configuration file is TOML or JSON, with these keys:
   cpus = 2
   pa_bits = \"auto\"
   board = \"native\"
+  vendor = \"host\"
+  hole = \"split\"
+  reserve_ht = true
+  reserve = [\"0x100000000+1G\"]
   rng = true
   disks = [{ path = \"root.img\", id = \"root\", readonly = false }]
   nets = [{ tap = \"tap0\", id = \"net0\", mac = \"52:54:00:12:34:56\" }]
@@ -107,6 +111,8 @@ Examples:
   ambit plan --config guest.toml --format json
   ambit plan --memory 32G --cpus 124 --pa-bits 36 --html map.html
   ambit plan --memory 8T --disk root.img,transport=mmio-legacy --net tap0,transport=pci
+  ambit plan --arch x86_64 --memory 1T --vendor amd --pa-bits 41
+  ambit plan --board qemu-q35 --memory 1000G --vendor amd --hole relocate
   ambit plan --board qemu-virt,highmem-ecam=off --memory 4G --max-memory 16G --memory-slots 2
   ambit plan --format svg > map.svg
   ambit plan --config guest.toml --host host.json
@@ -315,6 +321,21 @@ pub struct MachineArgs {
     /// Take no machine that lacks something for want of room: what would be left out or cut short is an error
     #[arg(long)]
     pub strict: bool,
+    /// Whose processors an x86_64 guest is for: intel, amd, hygon, or host for those of this host. AMD and Hygon
+    /// keep 12 GiB below 1 TiB, and nothing of the guest is there [default: host]
+    #[arg(long, value_name = "intel|amd|hygon|host")]
+    pub vendor: Option<Processors>,
+    /// What is done where RAM or a window above 4 GiB would be in a range that is kept free: split draws all of
+    /// it around the range, relocate moves all of it above, as QEMU does [default: split]
+    #[arg(long, value_name = "split|relocate")]
+    pub hole: Option<Hole>,
+    /// Keep nothing free that AMD's and Hygon's processors keep: for guests that are never given a device
+    #[arg(long)]
+    pub no_reserve_ht: bool,
+    /// Keep this range free of RAM, windows and BARs; host: all that single devices of this host keep. May be
+    /// given more than once
+    #[arg(long, value_name = "BASE+SIZE|host")]
+    pub reserve: Vec<Kept>,
     /// Whether the guest has a random number generator, rng0, and its options [default: on]
     #[arg(long, value_name = "on|off|KEY=VALUE[,KEY=VALUE]…")]
     pub rng: Option<Single<Plain>>,
@@ -399,6 +420,10 @@ impl MachineArgs {
             guest_reach: self.guest_reach,
             queue_reach: self.queue_reach,
             strict: self.strict.then_some(Switch(true)),
+            vendor: self.vendor,
+            hole: self.hole,
+            reserve_ht: self.no_reserve_ht.then_some(Switch(false)),
+            reserve: self.reserve.clone(),
         }))
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ambit_aarch64::board_file::is_file;
 use ambit_device_manager::{
     Arch, Board, Diagnostic, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug, OptionError,
-    PciConfig, PlanError, Severity, Transport, Width, WidthSource, whole_pages,
+    PciConfig, PlanError, Processor, Reserve, Severity, Transport, Vendor, Width, WidthSource, whole_pages,
 };
 use ambit_resources::PaBits;
 use device_settings::Devices;
@@ -31,7 +31,7 @@ pub use devices::{Console, Disk, Net, Plain, Single};
 pub use names::check as check_names;
 pub use plugged::Device;
 pub use text::{FileError, parse, plain, read, unknown};
-pub use words::{Bits, Count, QueueReach, Reach, Size, Switch};
+pub use words::{Bits, Count, Hole, Kept, Processors, QueueReach, Reach, Size, Switch};
 
 /// As said: nothing is filled in. The keys of a file are these fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -56,6 +56,10 @@ pub struct Config {
     pub guest_reach: Option<Reach>,
     pub queue_reach: Option<QueueReach>,
     pub strict: Option<Switch>,
+    pub vendor: Option<Processors>,
+    pub hole: Option<Hole>,
+    pub reserve_ht: Option<Switch>,
+    pub reserve: Vec<Kept>,
 }
 
 impl Config {
@@ -63,6 +67,7 @@ impl Config {
     pub fn overridden_by(mut self, over: Self) -> Self {
         self.disks.extend(over.disks);
         self.nets.extend(over.nets);
+        self.reserve.extend(over.reserve);
         Self {
             kernel: over.kernel.or(self.kernel),
             initrd: over.initrd.or(self.initrd),
@@ -83,6 +88,10 @@ impl Config {
             guest_reach: over.guest_reach.or(self.guest_reach),
             queue_reach: over.queue_reach.or(self.queue_reach),
             strict: over.strict.or(self.strict),
+            vendor: over.vendor.or(self.vendor),
+            hole: over.hole.or(self.hole),
+            reserve_ht: over.reserve_ht.or(self.reserve_ht),
+            reserve: self.reserve,
         }
     }
 }
@@ -107,6 +116,7 @@ pub struct Settings<'b> {
     pub queue_reach: Option<u8>,
     /// Nothing of the machine may be left out or cut short.
     pub strict: bool,
+    pub reserve: Reserve,
     pub rng: Option<PlainSettings>,
     pub disks: Vec<DiskSettings>,
     pub nets: Vec<NetSettings>,
@@ -194,6 +204,7 @@ pub fn settle<'b>(
     board_options.sort_unstable();
     let hotplug = hotplug(&config)?;
     let pci = pci(&config, &*board)?;
+    let reserve = reserve(&config, board.arch())?;
     let Devices { rng, disks, nets, console, balloon } = device_settings::settle(&mut config, &*board)?;
     let cmdline = config.cmdline.unwrap_or_else(|| default_cmdline(&*board, console.as_ref()));
     let settings = Settings {
@@ -201,6 +212,7 @@ pub fn settle<'b>(
         board_options,
         hotplug,
         pci,
+        reserve,
         guest_reach: config.guest_reach.map(|reach| reach.0),
         queue_reach: config.queue_reach.map(|reach| reach.0),
         strict: config.strict.is_some_and(|strict| strict.0),
@@ -232,6 +244,30 @@ fn hotplug(config: &Config) -> Result<Option<MemoryHotplug>, ConfigError> {
             Ok(Some(MemoryHotplug { max_memory: max.0, slots }))
         }
     }
+}
+
+fn reserve(config: &Config, arch: Arch) -> Result<Reserve, ConfigError> {
+    let of_host = config.reserve.contains(&Kept::Host);
+    let said = [
+        (config.vendor.is_some(), "--vendor"),
+        (config.hole.is_some(), "--hole"),
+        (config.reserve_ht == Some(Switch(false)), "--no-reserve-ht"),
+        (of_host, "--reserve host"),
+    ];
+    if let Some((_, what)) = said.into_iter().find(|(said, _)| *said && arch != Arch::X86_64) {
+        return Err(ConfigError::Pointless { what, without: "on a board that is no x86_64 machine" });
+    }
+    let range = |kept: &Kept| match kept {
+        Kept::Range(range) => Some(*range),
+        Kept::Host => None,
+    };
+    Ok(Reserve {
+        policy: config.hole.map(|hole| hole.0).unwrap_or_default(),
+        vendor: config.vendor.and_then(|vendor| vendor.0),
+        without_ht: config.reserve_ht == Some(Switch(false)),
+        of_devices: of_host,
+        ranges: config.reserve.iter().filter_map(range).collect(),
+    })
 }
 
 fn pci(config: &Config, board: &dyn Board) -> Result<Option<PciConfig>, ConfigError> {
@@ -431,7 +467,7 @@ impl Settings<'_> {
                 remedies: error.remedies(),
             }),
         };
-        (self.facts_wherever(host.unwrap_or_else(HostFacts::assumed)), said.into_iter().collect())
+        (self.facts_wherever(host.unwrap_or_else(|| self.assumed())), said.into_iter().collect())
     }
 
     /// The narrowest of what the host has or the user allows, and what the guest can use.
@@ -443,6 +479,13 @@ impl Settings<'_> {
         let guest = self.guest_reach.filter(|reach| *reach < allowed.bits);
         let width = guest.map_or(allowed, |bits| Width { bits, source: WidthSource::Guest });
         HostFacts { width, ..host }
+    }
+
+    /// A host like most. On paper an x86_64 machine keeps out of what any processor keeps, as it costs nothing.
+    pub fn assumed(&self) -> HostFacts {
+        let any = Processor { vendor: Vendor::Amd, family: 0, pa_bits: 0, iommu: None };
+        let processor = Some(any).filter(|_| self.board.arch() == Arch::X86_64);
+        HostFacts { processor, ..HostFacts::assumed() }
     }
 
     fn assumption(&self) -> Diagnostic {

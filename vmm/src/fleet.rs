@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ambit_device_manager::{
-    Board, HostFacts, MachineConfig, Plan, Refusal, Region, Status, Width, WidthSource, attempt, plan,
+    Board, HostFacts, MachineConfig, Plan, Processor, Refusal, Region, Status, Width, WidthSource, attempt,
+    plan,
 };
 use ambit_resources::{PaBits, human_size};
 
@@ -118,6 +119,7 @@ struct Key {
     gic_versions: Vec<u8>,
     its: bool,
     memory_slots: u32,
+    processor: Option<Processor>,
 }
 
 impl From<&HostFacts> for Key {
@@ -129,6 +131,7 @@ impl From<&HostFacts> for Key {
             gic_versions: facts.gic_versions.clone(),
             its: facts.its,
             memory_slots: facts.memory_slots,
+            processor: facts.processor.clone(),
         }
     }
 }
@@ -149,7 +152,7 @@ impl<'a> Judge<'a> {
     /// [`Failure`] if the machine fits no host whatever.
     fn new(settings: &'a Settings<'a>) -> Result<Self, Failure> {
         let config = models::machine_config(settings);
-        let facts = settings.facts(able(PaBits::MAX))?;
+        let facts = settings.facts(able(PaBits::MAX, settings))?;
         let reference = plan(&*settings.board, &config, &facts)?;
         let map = Map::of(&reference);
         Ok(Self { settings, config, reference, map, known: HashMap::new(), help: HashMap::new() })
@@ -269,7 +272,7 @@ impl<'a> Judge<'a> {
     fn needs(&self) -> Option<PaBits> {
         let all = (PaBits::MIN.get()..=PaBits::MAX.get()).filter_map(PaBits::new);
         let same = |bits: &PaBits| {
-            let Ok(facts) = self.settings.facts(able(*bits)) else { return false };
+            let Ok(facts) = self.settings.facts(able(*bits, self.settings)) else { return false };
             attempt(&*self.settings.board, &self.config, &facts).is_ok_and(|plan| Map::of(&plan) == self.map)
         };
         all.into_iter().find(same)
@@ -298,9 +301,9 @@ impl<'a> Judge<'a> {
 }
 
 /// A host of this width that has all else.
-fn able(bits: PaBits) -> HostFacts {
+fn able(bits: PaBits, settings: &Settings<'_>) -> HostFacts {
     let width = Width { bits, source: WidthSource::Host };
-    HostFacts { width, max_cpus: u32::MAX, memory_slots: u32::MAX, ..HostFacts::assumed() }
+    HostFacts { width, max_cpus: u32::MAX, memory_slots: u32::MAX, ..settings.assumed() }
 }
 
 /// Says on a terminal how far a long look has come.

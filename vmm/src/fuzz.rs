@@ -8,8 +8,8 @@ use std::path::Path;
 use ambit_aarch64::board_file::{self, Source};
 use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
-    Board, HostFacts, MachineConfig, MemoryHotplug, PciConfig, Plan, Refusal, Remedy, Width, WidthSource,
-    attempt, plan,
+    Board, HostFacts, MachineConfig, MemoryHotplug, PciConfig, Plan, Refusal, Remedy, Reserve, Width,
+    WidthSource, attempt, plan,
 };
 use ambit_resources::PaBits;
 
@@ -69,6 +69,7 @@ pub fn request(bytes: &[u8]) {
         gic_versions: vec![2, 3, 4],
         its: bytes.byte().is_multiple_of(2),
         memory_slots: bytes.number(2).try_into().unwrap_or(u32::MAX),
+        processor: None,
     };
     let config = MachineConfig {
         cpus: bytes.number(2).try_into().unwrap_or(u32::MAX),
@@ -79,6 +80,7 @@ pub fn request(bytes: &[u8]) {
         queue_reach: bytes.maybe(Bytes::byte),
         devices: (0..bytes.byte() % 40).map(|index| bytes.device(index)).collect(),
         alternatives: Vec::new(),
+        reserve: Reserve::default(),
     };
     let planned = plan(&board, &config, &facts);
     holds(&planned);

@@ -6,5 +6,6 @@ fn main() -> std::process::ExitCode {
         &ambit_aarch64::qemu_virt(),
         &ambit_aarch64::kvmtool(),
         &ambit_x86_64::pc(),
+        &ambit_x86_64::q35(),
     ])
 }

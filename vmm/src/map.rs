@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ambit_bus::Trigger;
-use ambit_device_manager::{Arch, Plan, RegionKind};
+use ambit_device_manager::{Arch, Plan, RegionKind, Reservation};
 use ambit_resources::{AddressRange, PaBits, human_size};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -144,7 +144,9 @@ impl Map {
 
     /// The same without the options of the board.
     pub fn of(plan: &Plan) -> Self {
-        let placed = plan.regions.iter().filter_map(|region| Some((region, region.range?)));
+        // What is kept free is nothing's place, and other hosts keep other ranges.
+        let places = plan.regions.iter().filter(|region| !Reservation::is_name(&region.name));
+        let placed = places.filter_map(|region| Some((region, region.range?)));
         let regions = placed.map(|(region, range)| MapRegion {
             name: region.name.clone(),
             kind: region.kind,

@@ -46,6 +46,7 @@ pub fn machine_config(settings: &Settings<'_>) -> MachineConfig {
         hotplug: settings.hotplug,
         pci: settings.pci,
         queue_reach: settings.queue_reach,
+        reserve: settings.reserve.clone(),
         alternatives: devices
             .clone()
             .flat_map(|(id, kind, own)| alternatives(settings, id, kind, own))

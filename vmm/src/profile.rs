@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use ambit_device_manager::{Arch, Diagnostic, HostFacts, Severity, Width, WidthSource};
+use ambit_device_manager::{Arch, Diagnostic, HostFacts, Processor, Severity, Width, WidthSource};
 use ambit_resources::{PaBits, human_size};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -48,6 +48,8 @@ struct File {
     memory_slots: Option<u64>,
     #[serde(default, deserialize_with = "page_size")]
     page_size: Option<u64>,
+    #[serde(default)]
+    processor: Option<Processor>,
     #[serde(default, rename = "problems")]
     _problems: Option<IgnoredAny>,
 }
@@ -196,6 +198,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Profile, DocumentError> {
             gic_versions: file.gic_versions.ok_or_else(|| missing("gic_versions"))?,
             its: file.its.ok_or_else(|| missing("its"))?,
             memory_slots: count(file.memory_slots.ok_or_else(|| missing("memory_slots"))?),
+            processor: file.processor,
         },
     })
 }

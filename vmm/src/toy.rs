@@ -40,6 +40,8 @@ impl Board for Toy {
                 part("gic.its", Place::Absent { size: 128 << 10, reason: "a toy has none".into() }),
             ],
             ram: RamPlace { base: 1 << 30, grain: 1, slot_room: 0, max_slots: 4 },
+            gap: None,
+            reserved: Vec::new(),
             above: Above::default(),
             frames: None,
             devices: DevicePlaces {

@@ -332,6 +332,26 @@ fn an_architecture_has_its_own_board_and_takes_no_other() {
 }
 
 #[test]
+fn what_makers_keep_free_is_for_x86_64_machines_and_named_where_it_is_in_the_way() {
+    let desk = Desk::new();
+
+    assert_eq!(
+        desk.refusal(3, "plan --arch x86_64 --vendor amd --memory 1T --pa-bits 40"),
+        "ambit: error: 1 TiB of memory at [0x0-0x1033fffffff] needs 41 physical address bits, and 40 were allowed, \
+         which is 13 GiB too few; reserved.ht [0xfd00000000-0xffffffffff] is kept free: AMD's processors and IOMMUs \
+         use it for HyperTransport\n  \
+         help: give the guest at most 1011 GiB of memory\n  \
+         help: allow 41 bits, if the host has them\n"
+    );
+    assert_eq!(
+        desk.refusal(2, "plan --arch aarch64 --hole relocate"),
+        "ambit: error: --hole makes no sense on a board that is no x86_64 machine\n"
+    );
+    assert_eq!(desk.refusal(2, "plan --arch x86_64 --reserve 0x1000+4K"), "");
+    assert_eq!(desk.refusal(3, "plan --arch x86_64 --vendor intel --reserve 0xc0000000+4K"), "");
+}
+
+#[test]
 fn files_that_cannot_be_used_are_refused_before_kvm_is_looked_for() {
     let desk = Desk::new();
     symlink("a.img", desk.path().join("link.img")).unwrap();

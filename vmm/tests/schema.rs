@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PLANS: [&str; 10] = [
     "",
@@ -15,6 +15,14 @@ const PLANS: [&str; 10] = [
     "--board qemu-virt --cpus 300 --pa-bits 40 --memory 256G",
     "--board qemu-virt,gic-version=2 --pa-bits 36",
     "--board kvmtool --cpus 512 --pa-bits 52 --memory 1T",
+];
+const PCS: [&str; 6] = [
+    "--vendor amd --memory 1T --pa-bits 48",
+    "--vendor intel --memory 2G --reserve 0x10000000+1M",
+    "--vendor hygon --memory 1T --pa-bits 40",
+    "--board qemu-q35 --vendor amd --hole relocate --memory 1T --pa-bits 42",
+    "--board qemu-q35,pci-hole64-size=64G --no-reserve-ht --memory 512M --pa-bits 36",
+    "--board qemu-q35 --vendor amd --memory 1T --pa-bits 36",
 ];
 const REFUSALS: [&str; 6] = [
     "--memory 64G --pa-bits 36",
@@ -30,8 +38,12 @@ fn schema() -> Value {
 }
 
 fn plan(words: &str) -> Value {
+    plan_for("aarch64", words)
+}
+
+fn plan_for(arch: &str, words: &str) -> Value {
     let mut ambit = Command::new(env!("CARGO_BIN_EXE_ambit"));
-    ambit.args(["plan", "--arch", "aarch64", "--format", "json"]).args(words.split_whitespace());
+    ambit.args(["plan", "--arch", arch, "--format", "json"]).args(words.split_whitespace());
     let out = ambit.output().unwrap();
     serde_json::from_slice(&out.stdout)
         .unwrap_or_else(|error| panic!("{words}: {error}: {}", String::from_utf8_lossy(&out.stderr)))
@@ -52,6 +64,25 @@ fn every_plan_and_every_refusal_is_what_the_schema_says() {
     for words in PLANS.iter().chain(&REFUSALS) {
         assert_eq!(complaints(&schema(), &plan(words)), Vec::<String>::new(), "{words}");
     }
+}
+
+#[test]
+fn every_pc_is_what_the_schema_says_with_its_memory_map() {
+    for words in PCS {
+        let plan = plan_for("x86_64", words);
+        assert_eq!(complaints(&schema(), &plan), Vec::<String>::new(), "{words}");
+    }
+    assert_eq!(
+        plan_for("x86_64", PCS[3])["e820"],
+        json!([
+            { "base": "0x0", "size": 2_u64 << 30, "type": "ram" },
+            { "base": "0xfd00000000", "size": 12_u64 << 30, "type": "reserved" },
+            { "base": "0x10000000000", "size": 1022_u64 << 30, "type": "ram" },
+        ])
+    );
+    let mut other = plan_for("x86_64", PCS[0]);
+    other.as_object_mut().unwrap().remove("e820");
+    assert_ne!(complaints(&schema(), &other), Vec::<String>::new());
 }
 
 /// Takes away, adds and changes what a plan has, one thing at a time.

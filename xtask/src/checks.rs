@@ -47,6 +47,8 @@ pub fn lint() -> Result<()> {
 
 /// The tests of every crate that need no KVM, and the board that is QEMU's beside QEMU.
 pub fn unit_tests() -> Result<()> {
+    // Without it, the tables are not held against it.
+    tools::need(tools::ACPI)?;
     shown("unit tests", cargo(["test", "--workspace"]))?;
     shown("unit tests of the vendor's board", cargo(vendor::cargo("test")))?;
     // Run again for what it prints, which takes no time.

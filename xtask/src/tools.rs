@@ -25,6 +25,9 @@ const QEMU_ARM64: Tool = ("qemu-system-aarch64", "qemu-system-arm");
 /// What the board `qemu-virt` is compared with.
 pub const QEMU: &[Tool] = &[QEMU_ARM64];
 
+/// What ACPI tables are held against.
+pub const ACPI: &[Tool] = &[("iasl", "acpica-tools")];
+
 /// What the emulated host takes besides.
 pub const EMULATOR: &[Tool] = &[QEMU_ARM64, ("setpriv", "util-linux")];
 

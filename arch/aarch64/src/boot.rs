@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use ambit_device_manager::{BootError, BootImage, Payload, Piece, Plan};
+use ambit_device_manager::{BootError, BootImage, CpuMode, Payload, Piece, Plan};
 use ambit_resources::AddressRange;
 use linux_loader::cmdline::{Cmdline, Error as CmdlineError};
 
@@ -57,7 +57,7 @@ pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>, board: &BoardSpec) -> Resul
         pieces.push(Piece { name: "initrd", address: range.first(), bytes: Cow::Borrowed(bytes) });
     }
     pieces.push(Piece { name: "device tree", address: dtb.first(), bytes: Cow::Owned(tree) });
-    Ok(BootImage { pieces, entry: kernel.first(), argument: dtb.first() })
+    Ok(BootImage { pieces, entry: kernel.first(), argument: dtb.first(), mode: CpuMode::Usual })
 }
 
 /// What the guest is told, with the board's own changes.

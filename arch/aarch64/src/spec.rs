@@ -299,6 +299,8 @@ impl BoardSpec {
         Ok(MemoryMap {
             parts,
             ram: self.ram,
+            gap: None,
+            reserved: Vec::new(),
             above,
             frames,
             devices: self.devices.clone(),

@@ -1,29 +1,36 @@
-//! How a program is started: where it and all it is given are, and what the first vCPU finds.
+//! How a kernel is started: where it and all it is given are, and what the first vCPU finds.
 //!
-//! The 64-bit entry of Linux's boot protocol (`Documentation/arch/x86/boot.rst`, 1.14): the first vCPU is in 64-bit
+//! By the 64-bit entry of Linux's boot protocol (`Documentation/arch/x86/boot.rst`, 1.14) the first vCPU is in 64-bit
 //! mode at [`BootImage::entry`], with interrupts off, flat segments from the table below, the first addresses mapped
-//! to themselves, and [`BootImage::argument`] in rsi, where the [zero page](crate::zero_page) is. All other vCPUs wait
-//! for INIT and SIPI.
+//! to themselves, and [`BootImage::argument`] in rsi, where the [zero page](crate::zero_page) is. By PVH, which a
+//! program asks for in a note, it is in 32-bit mode without paging, with ebx where the
+//! [start info](crate::pvh) is. All other vCPUs wait for INIT and SIPI.
 //!
 //! ```text
 //! 0x0000_0500  segment descriptors
 //! 0x0000_1000  nothing: room for the trampoline of other vCPUs
-//! 0x0000_7000  zero page
+//! 0x0000_6000  seed
+//! 0x0000_7000  zero page, or start info
 //! 0x0000_8000  command line
 //! 0x0000_9000  page tables: everything up to the end of the plan's addresses, in pages of 2 MiB
-//! 0x0010_0000  the program, where it was linked to be; then the initrd
+//! 0x000e_0000  ACPI tables, the first of them the root pointer
+//! 0x000f_fff0  reset vector
+//! 0x0010_0000  from here on the kernel, where it was linked to be; then the initrd
 //! ```
 //!
-//! Devices of virtio-mmio are named on the command line as Linux reads them, `virtio_mmio.device=4K@0xf0000000:5`.
+//! A kernel that reads no tables, as it is no Linux or its command line says `acpi=off`, has devices of virtio-mmio
+//! named there as Linux reads them, `virtio_mmio.device=4K@0xf0000000:5`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use ambit_device_manager::{BootError, BootImage, Payload, Piece, Plan, RegionKind, pci};
-use ambit_resources::AddressRange;
+use ambit_device_manager::{BootError, BootImage, CpuMode, Payload, Piece, Plan, RegionKind};
+use ambit_resources::{AddressRange, IrqPin};
 
-use crate::elf::{Program, Segment};
-use crate::zero_page::{E820, E820Kind, ZeroPage};
+use crate::load::{Entry, Loaded, load};
+use crate::pvh::StartInfo;
+use crate::zero_page::{self, ZeroPage};
+use crate::{acpi, e820};
 
 /// The segment descriptors of [`descriptors`].
 pub const GDT: u64 = 0x500;
@@ -31,20 +38,26 @@ pub const GDT: u64 = 0x500;
 pub const CODE: u16 = 0x10;
 /// Selects the data segment.
 pub const DATA: u16 = 0x18;
+/// Selects the code segment of 32-bit mode.
+pub const CODE_32: u16 = 0x20;
+/// Random bytes for the kernel. Not in the first page, which Linux takes for the firmware's.
+pub const SEED: u64 = 0x6000;
 pub const ZERO_PAGE: u32 = 0x7000;
 pub const CMDLINE: u32 = 0x8000;
 /// The root of the page tables, for CR3.
 pub const PAGE_TABLES: u64 = 0x9000;
 
-/// What Linux keeps of the command line, its final NUL among it (`arch/x86/include/asm/setup.h`).
-pub const CMDLINE_SIZE: usize = 2048;
+/// Where a PC begins in real mode, and where Linux goes to restart hardware-reduced ACPI without EFI (its `BOOT_BIOS`).
+pub const RESET_VECTOR: u64 = 0xf_fff0;
+/// mov al, 0xfe; out 0x64, al; cli; hlt; and again: resets by the keyboard controller.
+const RESET_CODE: [u8; 8] = [0xb0, 0xfe, 0xe6, 0x64, 0xfa, 0xf4, 0xeb, 0xfc];
 
-const MIB: u64 = 1 << 20;
+/// Up to the page tables, without the final NUL.
+const CMDLINE_ROOM: u64 = PAGE_TABLES - CMDLINE as u64 - 1;
+
 const GIB: u64 = 1 << 30;
 const PAGE: u64 = 4096;
-/// Where a PC's firmware has its own, which nobody looks for here; up to 1 MiB, RAM is not said to be there.
-const LOW_RAM: AddressRange = AddressRange::fixed(0, 0x9_fc00);
-/// As much as the tables below [`LOW_RAM`]'s end can map, in GiB.
+/// As much as the tables below [`e820::FIRMWARE`] can map, in GiB.
 const MOST_MAPPED: u64 = 128;
 
 // Of a page table entry.
@@ -52,131 +65,89 @@ const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const LARGE: u64 = 1 << 7;
 
-/// What is at [`GDT`]: flat, for 64-bit code and for data (Intel SDM volume 3, 3.4.5).
-pub const fn descriptors() -> [u64; 4] {
-    [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]
+/// What is at [`GDT`]: flat, for 64-bit code, for data and for 32-bit code (Intel SDM volume 3, 3.4.5).
+pub const fn descriptors() -> [u64; 5] {
+    [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9b00_0000_ffff]
 }
 
-/// Places a program and all it is given.
+/// Places a kernel and all it is given.
 ///
 /// # Errors
-/// [`BootError`] for a file that is no program, an initrd that is empty, a command line that Linux would not read in
-/// full, and whatever does not fit in RAM.
-pub fn program<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
+/// [`BootError`] for a file that is no kernel, an initrd that is empty, a command line that the kernel would not read
+/// in full, and whatever does not fit in RAM.
+pub fn image<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
     let ram = plan.ram().next().ok_or_else(|| BootError::Kernel("there is no RAM for it".into()))?;
-    let refused = |error: crate::elf::ElfError| BootError::Kernel(error.to_string());
-    let program = Program::open(payload.kernel).map_err(refused)?;
-    let initrd_size = payload.initrd.map_or(0, |initrd| initrd.len() as u64);
-    let end = check_room(&program.segments, ram, initrd_size)?;
-    let initrd = payload.initrd.map(|bytes| place_initrd(bytes, end, ram)).transpose()?;
-    let cmdline = command_line(plan, payload.cmdline)?;
+    let Loaded { pieces: loaded, entry, header, initrd, cmdline: most } = load(payload, ram)?;
+    // Two names for one device would make two of it. Programs without a system read no tables.
+    let tables = !header.is_empty() || matches!(entry, Entry::Pvh(_));
+    let tables = tables && !payload.cmdline.split_whitespace().any(|word| word == "acpi=off");
+    let cmdline = command_line(plan, payload.cmdline, !tables, most)?;
     let length = u32::try_from(cmdline.len()).unwrap_or(u32::MAX);
-    let zero_page = ZeroPage { cmdline: (CMDLINE, length), initrd, e820: memory_map(plan, ram) };
+    let e820 = e820::told(plan);
+    let acpi = acpi::tables(plan)?;
 
-    let gdt: Vec<u8> = descriptors().iter().flat_map(|entry| entry.to_le_bytes()).collect();
-    let cmdline = [cmdline.as_bytes(), b"\0"].concat();
     let own = |name, address: u64, bytes| Piece { name, address, bytes: Cow::Owned(bytes) };
-    let mut pieces = vec![
-        own("segment descriptors", GDT, gdt),
-        own("zero page", ZERO_PAGE.into(), zero_page.bytes()),
-        own("command line", CMDLINE.into(), cmdline),
-        own("page tables", PAGE_TABLES, page_tables(plan)),
-    ];
-    let loaded = program.segments.iter().filter(|segment| !segment.bytes.is_empty());
-    pieces.extend(loaded.map(|segment| Piece {
-        name: "kernel",
-        address: segment.range.first(),
-        bytes: Cow::Borrowed(segment.bytes),
-    }));
-    if let Some((range, bytes)) = initrd.zip(payload.initrd) {
-        pieces.push(Piece { name: "initrd", address: range.first(), bytes: Cow::Borrowed(bytes) });
-    }
-    Ok(BootImage { pieces, entry: program.entry, argument: ZERO_PAGE.into() })
+    let gdt: Vec<u8> = descriptors().iter().flat_map(|entry| entry.to_le_bytes()).collect();
+    let mut pieces = vec![own("segment descriptors", GDT, gdt)];
+    let (mode, entry) = match entry {
+        Entry::Long(entry) => {
+            let seed = payload.seed.as_ref().map(|seed| own("seed", SEED, zero_page::seed(seed)));
+            let setup_data = seed.as_ref().map_or(0, |_| SEED);
+            let cmdline = (CMDLINE, length);
+            let page = ZeroPage { header, cmdline, initrd, e820, rsdp: acpi::ROOT, setup_data };
+            pieces.push(own("zero page", ZERO_PAGE.into(), page.bytes()));
+            pieces.extend(seed);
+            pieces.push(own("page tables", PAGE_TABLES, page_tables(plan)));
+            (CpuMode::Usual, entry)
+        }
+        Entry::Pvh(entry) => {
+            let info = StartInfo { cmdline: CMDLINE.into(), initrd, rsdp: acpi::ROOT, map: &e820 };
+            pieces.push(own("start info", ZERO_PAGE.into(), info.bytes(ZERO_PAGE.into())));
+            (CpuMode::Protected, entry)
+        }
+    };
+    pieces.push(own("command line", CMDLINE.into(), [cmdline.as_bytes(), b"\0"].concat()));
+    pieces.push(own("ACPI tables", acpi::ROOT, acpi));
+    pieces.push(own("reset vector", RESET_VECTOR, RESET_CODE.to_vec()));
+    pieces.extend(loaded);
+    Ok(BootImage { pieces, entry, argument: ZERO_PAGE.into(), mode })
 }
 
-/// Gives the first address after the program.
-fn check_room(segments: &[Segment], ram: AddressRange, initrd: u64) -> Result<u64, BootError> {
-    if let Some(low) = segments.iter().find(|segment| segment.range.first() < MIB) {
-        return Err(BootError::Kernel(format!(
-            "it wants to be at {}, and below 1 MiB is what it is started with; link it higher",
-            low.range
-        )));
-    }
-    let last = segments.iter().map(|segment| segment.range.last()).max().unwrap_or(MIB);
-    if let Some(beyond) = segments.iter().find(|segment| !ram.contains(segment.range)) {
-        return Err(BootError::TooLarge {
-            what: "the kernel",
-            needed: beyond.range.size(),
-            free: (ram.last() + 1).saturating_sub(beyond.range.first()),
-            memory: ram.size(),
-            enough: enough(last, initrd),
-        });
-    }
-    Ok(last + 1)
-}
-
-fn place_initrd(bytes: &[u8], after: u64, ram: AddressRange) -> Result<AddressRange, BootError> {
-    let first = after.next_multiple_of(PAGE);
-    let size = bytes.len() as u64;
-    if size == 0 {
-        return Err(BootError::Initrd("is empty".into()));
-    }
-    AddressRange::new(first, size).filter(|range| ram.contains(*range)).ok_or_else(|| BootError::TooLarge {
-        what: "the initrd",
-        needed: size,
-        free: (ram.last() + 1).saturating_sub(first),
-        memory: ram.size(),
-        enough: enough(after - 1, size),
-    })
-}
-
-/// With how much RAM everything fits; whole MiB.
-fn enough(last: u64, initrd: u64) -> u64 {
-    let up = |at: u64, align: u64| at.checked_next_multiple_of(align).unwrap_or(u64::MAX);
-    let end = up(last.saturating_add(1), PAGE).saturating_add(initrd);
-    up(end, MIB)
-}
-
-fn memory_map(plan: &Plan, ram: AddressRange) -> Vec<E820> {
-    let above = AddressRange::spanning(MIB, ram.last());
-    let low = AddressRange::spanning(0, LOW_RAM.last().min(ram.last()));
-    let ram = low.into_iter().chain(above).map(|range| E820 { range, kind: E820Kind::Ram });
-    // Linux uses the configuration space only where the map says that nothing else is there.
-    let kept = plan.regions.iter().filter(|region| {
-        region.kind == RegionKind::Reserved || (region.kind == RegionKind::Pci && region.name == pci::ECAM)
-    });
-    let kept = kept.filter_map(|region| region.range);
-    let mut map: Vec<E820> = ram.chain(kept.map(|range| E820 { range, kind: E820Kind::Reserved })).collect();
-    map.sort_by_key(|line| line.range.first());
-    map
-}
-
-/// `text`, and what Linux needs to find devices that no table names.
-fn command_line(plan: &Plan, text: &str) -> Result<String, BootError> {
+/// `text`, and if `names_devices`, what Linux needs to find those that no table names.
+fn command_line(plan: &Plan, text: &str, names_devices: bool, most: u64) -> Result<String, BootError> {
     let mut line = text.trim().to_owned();
     if let Some((at, odd)) = line.chars().enumerate().find(|(_, character)| !matches!(character, ' '..='~')) {
         return Err(BootError::Cmdline(format!("has {odd:?} as character {}; use printable ASCII", at + 1)));
     }
-    let on_board = plan.devices.iter().filter(|device| device.description.node == "virtio_mmio");
-    for device in on_board {
-        let (Some(window), Some((pin, _))) = (device.slot.windows.first(), device.slot.irq) else { continue };
-        let (size, first) = (window.size() >> 10, window.first());
-        let _never_fails = write!(line, " virtio_mmio.device={size}K@{first:#x}:{pin}");
+    if names_devices {
+        for (window, pin) in virtio_mmio(plan) {
+            let (size, first) = (window.size() >> 10, window.first());
+            let _never_fails = write!(line, " virtio_mmio.device={size}K@{first:#x}:{pin}");
+        }
     }
-    let (has, most) = (line.len(), CMDLINE_SIZE - 1);
+    let (has, most) = (line.len() as u64, most.min(CMDLINE_ROOM));
     if has > most {
-        let why = format!(
-            "has {has} characters with what names the devices, and Linux keeps {most}; shorten it by {}",
-            has - most
-        );
+        let with = if names_devices { " with what names the devices" } else { "" };
+        let why = format!("has {has} characters{with}, and Linux keeps {most}; shorten it by {}", has - most);
         return Err(BootError::Cmdline(why));
     }
     Ok(line)
 }
 
+/// The devices of virtio-mmio: their windows and pins.
+pub(crate) fn virtio_mmio(plan: &Plan) -> impl Iterator<Item = (AddressRange, IrqPin)> {
+    let on_board = plan.devices.iter().filter(|device| device.description.node == "virtio_mmio");
+    on_board.filter_map(|device| {
+        let pin = device.slot.irq.as_ref().map(|(pin, _)| *pin);
+        device.slot.windows.first().copied().zip(pin)
+    })
+}
+
 /// Maps every address of the plan to itself.
 fn page_tables(plan: &Plan) -> Vec<u8> {
-    let highest = plan.space.claims().map(|claim| claim.range.last()).max().unwrap_or(0);
+    // What is kept free is nobody's to read.
+    let used = plan.regions.iter().filter(|region| region.kind != RegionKind::Reserved);
+    let highest = used.filter_map(|region| region.range).map(AddressRange::last).max().unwrap_or(0);
     let mapped = (highest / GIB + 1).clamp(4, MOST_MAPPED);
     let table = |number: u64| PAGE_TABLES + number * PAGE;
     // The root, the one table below it, and one for each GiB.

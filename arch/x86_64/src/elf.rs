@@ -4,11 +4,15 @@
 
 use ambit_resources::AddressRange;
 
+use crate::number::{self, number};
+
 /// A program that can be placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program<'a> {
-    /// Physical address of the first instruction; inside a segment.
+    /// Physical address of the first instruction in 64-bit mode; inside a segment.
     pub entry: u64,
+    /// The same in 32-bit mode, for loaders of PVH (Xen `docs/misc/pvh.pandoc`). `None`: there is none.
+    pub pvh: Option<u64>,
     /// Lowest first; no two share a byte.
     pub segments: Vec<Segment<'a>>,
 }
@@ -32,9 +36,9 @@ impl std::fmt::Debug for Segment<'_> {
 pub enum ElfError {
     #[error("it is empty")]
     Empty,
-    #[error("it is {0}; give it a static 64-bit ELF program")]
+    #[error("it is {0}; give it a bzImage or a static 64-bit ELF program")]
     Foreign(&'static str),
-    #[error("it is no ELF file; give it a static 64-bit ELF program")]
+    #[error("it is no ELF file; give it a bzImage or a static 64-bit ELF program")]
     NoMagic,
     #[error("it was cut short: it has {has} bytes, and {what} ends at {needs}; copy it again")]
     CutShort { what: String, has: u64, needs: u64 },
@@ -48,6 +52,8 @@ pub enum ElfError {
     Wraps { index: u16 },
     #[error("its segments {first} and {second} overlap; it is damaged")]
     Overlap { first: AddressRange, second: AddressRange },
+    #[error("its note for PVH has {size} bytes, and the entry in it has 4 or 8; it is damaged")]
+    Note { size: u32 },
     #[error("it begins at {entry:#x}, where none of its segments is; link it to its physical address")]
     Entry { entry: u64 },
 }
@@ -74,6 +80,7 @@ const SEGMENT_HEADER: u16 = 56;
 const LOAD: u32 = 1;
 const DYNAMIC: u32 = 2;
 const INTERPRETER: u32 = 3;
+const NOTE: u32 = 4;
 const OFFSET: usize = 8;
 const PHYSICAL: usize = 24;
 const FILE_SIZE: usize = 32;
@@ -93,8 +100,10 @@ impl<'a> Program<'a> {
         let length = u64::from(count) * u64::from(SEGMENT_HEADER);
         let table = part(file, first, length, || "its table of program headers".into())?;
         let mut segments = Vec::new();
+        let mut pvh = None;
         for (index, header) in (0..count).zip(table.chunks_exact(SEGMENT_HEADER.into())) {
             segments.extend(segment(file, index, header)?);
+            pvh = pvh.or(pvh_note(file, index, header)?);
         }
         segments.sort_by_key(|segment| segment.range.first());
         if let Some((first, second)) = overlapping(&segments) {
@@ -104,11 +113,14 @@ impl<'a> Program<'a> {
             return Err(ElfError::NoSegments);
         }
         let entry: u64 = number(file, ENTRY);
-        let inside = |segment: &Segment| (segment.range.first()..=segment.range.last()).contains(&entry);
-        if !segments.iter().any(inside) {
-            return Err(ElfError::Entry { entry });
+        let inside =
+            |entry: u64, segment: &Segment| (segment.range.first()..=segment.range.last()).contains(&entry);
+        for entry in [entry].into_iter().chain(pvh) {
+            if !segments.iter().any(|segment| inside(entry, segment)) {
+                return Err(ElfError::Entry { entry });
+            }
         }
-        Ok(Self { entry, segments })
+        Ok(Self { entry, pvh, segments })
     }
 }
 
@@ -139,12 +151,16 @@ fn check_header(file: &[u8]) -> Result<(), ElfError> {
 
 /// A file that is something else, by what it begins with.
 fn foreign(file: &[u8]) -> ElfError {
-    // Linux `Documentation/arch/x86/boot.rst`: the magic of the setup header.
-    if file.get(0x202..0x206) == Some(b"HdrS") {
-        return ElfError::Foreign("a bzImage, which this board does not start yet");
+    // Linux `Documentation/arch/arm64/booting.rst`.
+    if file.get(56..60) == Some(b"ARM\x64") {
+        return ElfError::Foreign("an arm64 Image");
     }
-    let known: [(&[u8], &str); 3] =
-        [(b"\x1f\x8b", "gzip-compressed"), (b"MZ", "an EFI program"), (b"#!", "a script")];
+    let known: [(&[u8], &str); 4] = [
+        (b"\x1f\x8b", "gzip-compressed"),
+        (b"MZ", "an EFI program"),
+        (b"070701", "a cpio archive, as an initrd is"),
+        (b"#!", "a script"),
+    ];
     let found = known.into_iter().find(|(magic, _)| file.starts_with(magic));
     found.map_or(ElfError::NoMagic, |(_, what)| ElfError::Foreign(what))
 }
@@ -169,6 +185,30 @@ fn segment<'a>(file: &'a [u8], index: u16, header: &[u8]) -> Result<Option<Segme
     Ok(Some(Segment { range, bytes }))
 }
 
+/// The entry that a segment of notes has for PVH: note 18 of "Xen" (Xen `public/elfnote.h`, XEN_ELFNOTE_PHYS32_ENTRY).
+fn pvh_note(file: &[u8], index: u16, header: &[u8]) -> Result<Option<u64>, ElfError> {
+    if number::<u32>(header, 0) != NOTE {
+        return Ok(None);
+    }
+    let (at, length): (u64, u64) = (number(header, OFFSET), number(header, FILE_SIZE));
+    let mut rest = part(file, at, length, || format!("its segment {index}"))?;
+    // Sizes of name and description, the type; then both, each up to a multiple of 4.
+    while let Some((head, after)) = rest.split_at_checked(12) {
+        let padded = |at| (number::<u32>(head, at) as usize).next_multiple_of(4);
+        let Some((name, after)) = after.split_at_checked(padded(0)) else { break };
+        if name == b"Xen\0" && number::<u32>(head, 8) == 18 {
+            return match number::<u32>(head, 4) {
+                4 if after.len() >= 4 => Ok(Some(number::<u32>(after, 0).into())),
+                8 if after.len() >= 8 => Ok(Some(number(after, 0))),
+                size => Err(ElfError::Note { size }),
+            };
+        }
+        let Some((_, after)) = after.split_at_checked(padded(4)) else { break };
+        rest = after;
+    }
+    Ok(None)
+}
+
 /// The first two of `segments`, lowest first, that share a byte.
 fn overlapping(segments: &[Segment]) -> Option<(AddressRange, AddressRange)> {
     let pairs = segments.iter().zip(segments.iter().skip(1));
@@ -177,31 +217,9 @@ fn overlapping(segments: &[Segment]) -> Option<(AddressRange, AddressRange)> {
 }
 
 fn part(file: &[u8], first: u64, length: u64, what: impl Fn() -> String) -> Result<&[u8], ElfError> {
-    let end = first.saturating_add(length);
-    let range = usize::try_from(first).ok().zip(usize::try_from(end).ok());
-    let bytes = range.and_then(|(first, end)| file.get(first..end));
-    bytes.ok_or_else(|| ElfError::CutShort { what: what(), has: file.len() as u64, needs: end })
-}
-
-trait Number: Default {
-    fn from_bytes(bytes: &[u8]) -> Option<Self>;
-}
-
-macro_rules! number {
-    ($($type:ty),*) => {$(
-        impl Number for $type {
-            fn from_bytes(bytes: &[u8]) -> Option<Self> {
-                bytes.first_chunk().map(|bytes| Self::from_le_bytes(*bytes))
-            }
-        }
-    )*};
-}
-
-number!(u16, u32, u64);
-
-/// The little-endian number at `at`, of headers whose length was checked.
-fn number<T: Number>(bytes: &[u8], at: usize) -> T {
-    bytes.get(at..).and_then(T::from_bytes).unwrap_or_default()
+    let cut =
+        || ElfError::CutShort { what: what(), has: file.len() as u64, needs: first.saturating_add(length) };
+    number::part(file, first, length).ok_or_else(cut)
 }
 
 #[cfg(test)]

@@ -1,13 +1,25 @@
-//! The x86_64 machine: its board, and how a 64-bit program is started on it.
+//! The x86_64 machine: its board, and how a kernel is started on it.
 //!
-//! Pure: builds and is tested on any host. So far it starts static ELF programs by the 64-bit entry of Linux's boot
-//! protocol, on a board without tables for an operating system to find its devices by.
+//! Pure: builds and is tested on any host. Starts Linux as distributions ship it (bzImage), and static ELF programs by
+//! PVH or by the 64-bit entry of Linux's boot protocol; ACPI says where devices are.
 
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod boot;
+pub mod bzimage;
+mod dsdt;
+pub mod e820;
 pub mod elf;
+pub mod host;
+pub mod kernel;
+pub mod load;
+mod number;
 pub mod pc;
+pub mod pvh;
+pub mod q35;
+pub mod reserved;
 pub mod zero_page;
 
 pub use pc::pc;
+pub use q35::q35;

@@ -1,15 +1,17 @@
-//! `pc`, the default x86_64 board: no legacy chipset, RAM below the hole, and everything else in it.
+//! `pc`, the default x86_64 board: no legacy chipset, RAM below and above the hole, and everything else in it.
 //!
 //! ```text
 //! memory
-//! 0x0000_0000  ram0                 to 3 GiB at most
+//! 0x0000_0000  ram0                 to 3 GiB at most, around what is kept free
 //! 0xc000_0000  pci.mmio32           512 MiB
 //! 0xe000_0000  pci.ecam             256 buses
 //! 0xf000_0000  optional devices     16 MiB
 //! 0xfec0_0000  ioapic
 //! 0xfee0_0000  lapic                1 MiB: each vCPU's own registers, and where messages go
 //! 0xfffb_c000  reserved.kvm         for what KVM itself has to have in a guest
-//!       above  pci.mmio64           from 4 GiB, as long as the BARs need
+//! 0x1_0000_0000  ram1, …            the rest of it
+//!       above  ram.hotplug          at a multiple of 1 GiB
+//!       above  pci.mmio64           at a multiple of 1 GiB, as long as the BARs need
 //!
 //! ports
 //! 0x0060  reset0                    i8042
@@ -33,7 +35,7 @@ use ambit_platform::endings::Port;
 use ambit_platform::serial;
 use ambit_resources::{AddressRange, IrqPin};
 
-use crate::boot;
+use crate::{boot, reserved};
 
 /// Where RAM ends and the hole below 4 GiB begins.
 pub const HOLE: u64 = 0xc000_0000;
@@ -44,9 +46,13 @@ const DEVICES: AddressRange = AddressRange::fixed(0xf000_0000, 16 << 20);
 const IOAPIC: AddressRange = AddressRange::fixed(0xfec0_0000, 0x1000);
 // Every address of it is a message (Intel SDM volume 3, 12.11.1), so nothing else can ever be there.
 const LAPIC: AddressRange = AddressRange::fixed(0xfee0_0000, 1 << 20);
+/// What a plan calls [`KVM_PAGES`].
+pub const KVM_PART: &str = "reserved.kvm";
 /// One page for a page table, then three for a task state segment: on Intel, KVM runs real mode with them.
 pub const KVM_PAGES: AddressRange = AddressRange::fixed(0xfffb_c000, 0x4000);
-const FOUR_GIB: u64 = 4 << 30;
+pub(crate) const FOUR_GIB: u64 = 4 << 30;
+/// Where a guest finds what it is started with.
+const START: AddressRange = AddressRange::fixed(0, 1 << 20);
 
 const PCI_IO: AddressRange = AddressRange::fixed(0xc000, 0x4000);
 /// The ports of the 16550.
@@ -90,44 +96,22 @@ impl Board for Pc {
     }
 
     fn about(&self) -> String {
-        "64-bit programs: RAM below 3 GiB, PCI, a 16550, no firmware".into()
+        "64-bit programs: PCI, a 16550, no firmware; RAM around what the host keeps".into()
     }
 
-    fn map(&self, config: &MachineConfig, _: &HostFacts) -> Result<MemoryMap, PlanError> {
-        if config.memory > HOLE {
-            let board = self.name().into();
-            return Err(PlanError::MemoryBeyondBoard { memory: config.memory, most: HOLE, board });
-        }
-        let has_pci = config.pci.is_some();
-        let mut parts = Vec::new();
-        let mut above = Above { floor: FOUR_GIB, holes: false, parts: Vec::new() };
-        if has_pci {
-            parts
-                .extend([part(pci::MMIO32, RegionKind::Pci, MMIO32), part(pci::ECAM, RegionKind::Pci, ECAM)]);
-            above.parts.push(HighPart {
-                name: pci::MMIO64.into(),
-                kind: RegionKind::Pci,
-                size: Length::Bars { room: PCI_ROOM, grain: WINDOW_GRAIN, cap: PCI_CAP },
-                align: WINDOW_GRAIN,
-                fit: Fit::Trimmed(WINDOW_GRAIN),
-            });
-        }
-        parts.extend([
-            part("ioapic", RegionKind::InterruptController, IOAPIC),
-            part("lapic", RegionKind::InterruptController, LAPIC),
-            part("reserved.kvm", RegionKind::Reserved, KVM_PAGES),
-        ]);
-        Ok(MemoryMap {
-            parts,
-            ram: RamPlace { base: 0, grain: 1, slot_room: 0, max_slots: 0 },
-            above,
-            frames: None,
-            devices: DevicePlaces { window: DEVICES, grain: 0x1000, pins: DEVICE_PINS },
-            pins: PINS,
-            pci: has_pci.then_some(PciPlaces { intx: Some(INTX), msi: true, ports: Some(PCI_IO) }),
-            max_cpus: MAX_CPUS,
-            width: None,
-        })
+    fn map(&self, config: &MachineConfig, facts: &HostFacts) -> Result<MemoryMap, PlanError> {
+        let places = Places {
+            low: HOLE,
+            ram: RamPlace { base: 0, grain: 1, slot_room: 0, max_slots: 256 },
+            mmio32: MMIO32,
+            ecam: ECAM,
+            devices: DEVICES,
+            mmio64: (
+                Length::Bars { room: PCI_ROOM, grain: WINDOW_GRAIN, cap: PCI_CAP },
+                Fit::Trimmed(WINDOW_GRAIN),
+            ),
+        };
+        map(self.name(), places, config, facts)
     }
 
     fn fixtures(&self) -> Vec<Fixture> {
@@ -145,8 +129,68 @@ impl Board for Pc {
     }
 
     fn boot_image<'a>(&self, plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
-        boot::program(plan, payload)
+        boot::image(plan, payload)
     }
+}
+
+/// Where one PC differs from another.
+pub(crate) struct Places {
+    /// Where RAM below 4 GiB ends.
+    pub low: u64,
+    pub ram: RamPlace,
+    pub mmio32: AddressRange,
+    pub ecam: AddressRange,
+    pub devices: AddressRange,
+    /// How long the window for 64-bit BARs is, and what becomes of it where the width ends.
+    pub mmio64: (Length, Fit),
+}
+
+/// The map of a PC with these places.
+///
+/// # Errors
+/// [`PlanError::Board`] if what is kept free has to be RAM.
+pub(crate) fn map(
+    board: &str,
+    places: Places,
+    config: &MachineConfig,
+    facts: &HostFacts,
+) -> Result<MemoryMap, PlanError> {
+    let reserved = reserved::reservations(&config.reserve, facts);
+    let all = reserved.iter().map(|it| it.range).chain(config.reserve.ranges.iter().copied());
+    if let Some(range) = all.into_iter().find(|range| range.first() < START.size()) {
+        let what = format!("starts its guests in the first MiB, so {range} cannot be kept free of RAM");
+        return Err(PlanError::Board { board: board.into(), what });
+    }
+    let has_pci = config.pci.is_some();
+    let mut parts = Vec::new();
+    let mut above = Above { floor: FOUR_GIB, holes: false, parts: Vec::new() };
+    if has_pci {
+        parts.extend([
+            part(pci::MMIO32, RegionKind::Pci, places.mmio32),
+            part(pci::ECAM, RegionKind::Pci, places.ecam),
+        ]);
+        let (size, fit) = places.mmio64;
+        let kind = RegionKind::Pci;
+        above.parts.push(HighPart { name: pci::MMIO64.into(), kind, size, align: WINDOW_GRAIN, fit });
+    }
+    parts.extend([
+        part("ioapic", RegionKind::InterruptController, IOAPIC),
+        part("lapic", RegionKind::InterruptController, LAPIC),
+        part(KVM_PART, RegionKind::Reserved, KVM_PAGES),
+    ]);
+    Ok(MemoryMap {
+        parts,
+        ram: places.ram,
+        gap: AddressRange::spanning(places.low, FOUR_GIB - 1),
+        reserved,
+        above,
+        frames: None,
+        devices: DevicePlaces { window: places.devices, grain: 0x1000, pins: DEVICE_PINS },
+        pins: PINS,
+        pci: has_pci.then_some(PciPlaces { intx: Some(INTX), msi: true, ports: Some(PCI_IO) }),
+        max_cpus: MAX_CPUS,
+        width: None,
+    })
 }
 
 fn part(name: &str, kind: RegionKind, range: AddressRange) -> Part {

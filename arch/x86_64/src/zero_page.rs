@@ -4,11 +4,14 @@
 
 use ambit_resources::AddressRange;
 
+use crate::bzimage;
+
 /// In bytes.
 pub const SIZE: usize = 4096;
 /// The most lines of the memory map.
 pub const MAX_E820: usize = 128;
 
+const RSDP: usize = 0x70;
 const E820_COUNT: usize = 0x1e8;
 const BOOT_FLAG: usize = 0x1fe;
 const MAGIC: usize = 0x202;
@@ -20,18 +23,31 @@ const INITRD_SIZE: usize = 0x21c;
 const CMDLINE: usize = 0x228;
 const KERNEL_ALIGNMENT: usize = 0x230;
 const CMDLINE_SIZE: usize = 0x238;
+const SETUP_DATA: usize = 0x250;
 const E820: usize = 0x2d0;
 const E820_LINE: usize = 20;
 
 /// What it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ZeroPage {
+pub struct ZeroPage<'a> {
+    /// The setup header that the kernel's file has. Empty: one is made up.
+    pub header: &'a [u8],
     /// Where the command line is, below 4 GiB, and how long it is without its final NUL.
     pub cmdline: (u32, u32),
     /// Below 4 GiB.
     pub initrd: Option<AddressRange>,
     /// Lowest first.
     pub e820: Vec<E820>,
+    /// Physical address of ACPI's root pointer.
+    pub rsdp: u64,
+    /// Physical address of the first of a list of more to say; 0: there is none.
+    pub setup_data: u64,
+}
+
+/// One entry of that list: random bytes (Linux `arch/x86/include/uapi/asm/setup_data.h`, SETUP_RNG_SEED).
+pub fn seed(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    [&0_u64.to_le_bytes(), 9_u32.to_le_bytes().as_slice(), &length.to_le_bytes(), bytes].concat()
 }
 
 /// One line of the memory map.
@@ -48,17 +64,24 @@ pub enum E820Kind {
     Reserved = 2,
 }
 
-impl ZeroPage {
+impl ZeroPage<'_> {
     /// As it is in memory. Lines past [`MAX_E820`] are not in it.
     pub fn bytes(&self) -> Vec<u8> {
         let mut page = vec![0; SIZE];
-        put(&mut page, BOOT_FLAG, &0xaa55_u16.to_le_bytes());
-        put(&mut page, MAGIC, b"HdrS");
-        put(&mut page, VERSION, &0x020f_u16.to_le_bytes());
-        // A loader without a number of its own; the kernel is at 1 MiB or above.
+        if self.header.is_empty() {
+            put(&mut page, BOOT_FLAG, &0xaa55_u16.to_le_bytes());
+            put(&mut page, MAGIC, b"HdrS");
+            put(&mut page, VERSION, &0x020f_u16.to_le_bytes());
+            // The kernel is at 1 MiB or above.
+            put(&mut page, LOAD_FLAGS, &[1]);
+            put(&mut page, KERNEL_ALIGNMENT, &0x0100_0000_u32.to_le_bytes());
+        } else {
+            put(&mut page, bzimage::HEADER, self.header);
+        }
+        // A loader without a number of its own.
         put(&mut page, LOADER, &[0xff]);
-        put(&mut page, LOAD_FLAGS, &[1]);
-        put(&mut page, KERNEL_ALIGNMENT, &0x0100_0000_u32.to_le_bytes());
+        put(&mut page, RSDP, &self.rsdp.to_le_bytes());
+        put(&mut page, SETUP_DATA, &self.setup_data.to_le_bytes());
         let (at, length) = self.cmdline;
         put(&mut page, CMDLINE, &at.to_le_bytes());
         put(&mut page, CMDLINE_SIZE, &length.to_le_bytes());
@@ -95,7 +118,10 @@ mod tests {
     #[test]
     fn a_page_says_where_the_kernel_looks() {
         let page = ZeroPage {
+            header: &[],
             cmdline: (0x8000, 0x1234),
+            rsdp: 0xe0000,
+            setup_data: 0x600,
             initrd: Some(AddressRange::fixed(0x0123_4000, 0x5678)),
             e820: vec![line(0, 0x9fc00, E820Kind::Ram), line(0xe000_0000, 0x1000_0000, E820Kind::Reserved)],
         };
@@ -104,7 +130,8 @@ mod tests {
 
         let mut said: Vec<(usize, u8)> = page.iter().copied().enumerate().collect();
         said.retain(|(_, byte)| *byte != 0);
-        let numbers: [(usize, &[u8]); 14] = [
+        let numbers: [(usize, &[u8]); 16] = [
+            (0x70, &[0, 0, 0x0e]),
             (0x1e8, &[2]),
             (0x1fe, &[0x55, 0xaa]),
             (0x202, b"HdrS"),
@@ -116,6 +143,7 @@ mod tests {
             (0x228, &[0, 0x80]),
             (0x230, &[0, 0, 0, 1]),
             (0x238, &[0x34, 0x12]),
+            (0x250, &[0, 6]),
             (0x2d0, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfc, 9, 0, 0, 0, 0, 0, 1, 0, 0, 0]),
             (0x2e4, &[0, 0, 0, 0xe0, 0, 0, 0, 0]),
             (0x2ec, &[0, 0, 0, 0x10, 0, 0, 0, 0, 2]),
@@ -128,10 +156,30 @@ mod tests {
     }
 
     #[test]
+    fn a_kernels_own_header_is_kept_but_for_what_its_loader_says() {
+        let header: Vec<u8> = (0..0x7b).collect();
+        let e820 = Vec::new();
+
+        let page =
+            ZeroPage { header: &header, cmdline: (0x8000, 5), initrd: None, e820, rsdp: 0, setup_data: 0 }
+                .bytes();
+
+        let mut expected = header;
+        let said: [(usize, &[u8]); 4] =
+            [(0x210, &[0xff]), (0x228, &[0, 0x80, 0, 0]), (0x238, &[5, 0, 0, 0]), (0x250, &[0; 8])];
+        for (at, bytes) in said {
+            put(&mut expected, at - 0x1f1, bytes);
+        }
+        // No number of lines of the memory map.
+        assert_eq!(page[0x1f1..0x26c], expected);
+    }
+
+    #[test]
     fn a_map_too_long_is_cut() {
         let e820 = (0..200).map(|at| line(at * 0x1000, 0x1000, E820Kind::Ram)).collect();
 
-        let page = ZeroPage { cmdline: (0, 0), initrd: None, e820 }.bytes();
+        let page =
+            ZeroPage { header: &[], cmdline: (0, 0), initrd: None, e820, rsdp: 0, setup_data: 0 }.bytes();
 
         assert_eq!((page[0x1e8], page[0x2d0 + 127 * 20 + 16], page[0xcd0]), (128, 1, 0));
     }

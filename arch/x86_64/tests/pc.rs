@@ -15,7 +15,7 @@ use ambit_pci::bridge::HostBridge;
 use ambit_platform::endings::{EndingModel, Port};
 use ambit_platform::serial::SerialModel;
 use ambit_resources::AddressRange;
-use ambit_x86_64::{boot, pc};
+use ambit_x86_64::{acpi, boot, pc};
 use vmm_sys_util::eventfd::EventFd;
 
 const MIB: u64 = 1 << 20;
@@ -127,14 +127,14 @@ fn a_function_that_is_plugged_has_what_it_would_have_had_from_the_start() {
 }
 
 #[test]
-fn ram_ends_at_the_hole_and_more_is_refused_with_how_much_there_can_be() {
-    assert_eq!(planned(3 * GIB, vec![]).ram().collect::<Vec<_>>(), [AddressRange::fixed(0, 3 * GIB)]);
+fn ram_that_the_first_3_gib_do_not_hold_goes_on_above_4_gib() {
+    let banks = |memory| planned(memory, vec![]).ram().collect::<Vec<_>>();
 
-    let refused = plan(&pc(), &config(3 * GIB + 4096, vec![]), &HostFacts::assumed()).unwrap_err();
-
+    assert_eq!(banks(3 * GIB), [AddressRange::fixed(0, 3 * GIB)]);
+    assert_eq!(banks(3 * GIB + 4096), [AddressRange::fixed(0, 3 * GIB), AddressRange::fixed(4 * GIB, 4096)]);
     assert_eq!(
-        refused.to_string(),
-        "3145732 KiB of memory is more than board 'pc' has room for, which is 3 GiB so far"
+        places(&planned(5 * GIB, vec![]))[6..],
+        ["[0x100000000-0x17fffffff] ram1", "[0x180000000-0x1bfffffff] pci.mmio64"]
     );
 }
 
@@ -290,21 +290,24 @@ fn a_program_finds_itself_its_command_line_and_what_it_starts_with() {
     let image = pc().boot_image(&plan, &payload).unwrap();
 
     assert_eq!((image.entry, image.argument), (2 * MIB, boot::ZERO_PAGE.into()));
+    let tables = acpi::tables(&plan).unwrap().len();
     let pieces: Vec<(&str, u64, usize)> =
         image.pieces.iter().map(|piece| (piece.name, piece.address, piece.bytes.len())).collect();
     assert_eq!(
         pieces,
         [
-            ("segment descriptors", 0x500, 32),
+            ("segment descriptors", 0x500, 40),
             ("zero page", 0x7000, 4096),
-            ("command line", 0x8000, 39),
             ("page tables", 0x9000, 4096 * 7),
+            ("command line", 0x8000, 39),
+            ("ACPI tables", 0xe_0000, tables),
+            ("reset vector", 0xf_fff0, 8),
             ("kernel", 2 * MIB, 1),
             ("kernel", 3 * MIB, 1),
             ("initrd", 3 * MIB + 4096, 6),
         ]
     );
-    assert_eq!(&*image.pieces[2].bytes, b"a b virtio_mmio.device=4K@0xf0000000:5\0".as_slice());
+    assert_eq!(&*image.pieces[3].bytes, b"a b virtio_mmio.device=4K@0xf0000000:5\0".as_slice());
 }
 
 #[test]

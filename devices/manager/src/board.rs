@@ -8,7 +8,7 @@ use ambit_bus::{Model, Request};
 use ambit_resources::{AddressRange, IrqPin, PaBits, human_size};
 use serde::{Deserialize, Serialize};
 
-use crate::{Plan, PlanError, Transport};
+use crate::{Plan, PlanError, Processor, Reservation, Reserve, Transport};
 
 /// One machine model. No method touches the host; the same arguments give the same answers.
 pub trait Board: Send + Sync {
@@ -191,6 +191,8 @@ pub struct MachineConfig {
     pub devices: Vec<Request>,
     /// What those devices ask for over other transports, for remedies to try. May be empty.
     pub alternatives: Vec<Request>,
+    /// What is kept free of all of it.
+    pub reserve: Reserve,
 }
 
 impl Default for MachineConfig {
@@ -203,6 +205,7 @@ impl Default for MachineConfig {
             queue_reach: None,
             devices: Vec::new(),
             alternatives: Vec::new(),
+            reserve: Reserve::default(),
         }
     }
 }
@@ -237,6 +240,9 @@ pub struct HostFacts {
     pub its: bool,
     /// How many pieces of RAM one machine can have.
     pub memory_slots: u32,
+    /// Of an x86_64 host. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<Processor>,
 }
 
 impl HostFacts {
@@ -253,6 +259,7 @@ impl HostFacts {
             gic_versions: vec![2, 3, 4],
             its: true,
             memory_slots: 32767,
+            processor: None,
         }
     }
 }
@@ -286,6 +293,10 @@ pub struct MemoryMap {
     /// What has a place whatever the amount of RAM. Claimed in this order, before anything else.
     pub parts: Vec<Part>,
     pub ram: RamPlace,
+    /// Where no RAM is, whatever the amount: what does not fit below goes on above. `None`: there is no such gap.
+    pub gap: Option<AddressRange>,
+    /// What nothing is ever in.
+    pub reserved: Vec<Reservation>,
     /// What goes above RAM.
     pub above: Above,
     /// Frames that each vCPU has one of. `None` if there are none.
@@ -300,7 +311,7 @@ pub struct MemoryMap {
     pub width: Option<PaBits>,
 }
 
-/// Where RAM is: in one bank, from its base up.
+/// Where RAM is: from its base up, around what is kept free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamPlace {
     pub base: u64,
@@ -346,6 +357,8 @@ pub enum Length {
 pub enum Fit {
     /// It is left out.
     Whole,
+    /// There is no such machine.
+    Required,
     /// It is there, but here.
     Or(AddressRange),
     /// Its top is cut off, down to this many bytes, in bytes; and only then it is left out.
@@ -464,6 +477,17 @@ pub struct BootImage<'a> {
     pub entry: u64,
     /// The first argument: on Arm the guest physical address of the device tree, in x0.
     pub argument: u64,
+    pub mode: CpuMode,
+}
+
+/// How the first vCPU begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuMode {
+    /// In the mode of 64 bits that kernels of the architecture begin in.
+    #[default]
+    Usual,
+    /// On x86_64, in 32-bit protected mode without paging.
+    Protected,
 }
 
 /// Bytes at a guest physical address.

@@ -1,6 +1,6 @@
 //! A plan that is being made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ambit_bus::{BarSpace, Needs, Request, Slot, Space, Trigger};
@@ -11,17 +11,19 @@ use ambit_resources::{
 use crate::error::limit_text;
 use crate::pci::{Pci, port_window};
 use crate::plan::kept_as;
+use crate::ram::Layout;
+use crate::reserve::{Holes, Reservation};
 use crate::{
     Board, DevicePlaces, Fit, Fixture, Frames, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug,
     MemoryMap, Part, Place, Placed, Plan, PlanError, RamPlace, Region, RegionKind, Shortfall, Status,
     Transport, Width, WidthSource,
 };
 
-const GIB: u64 = 1 << 30;
+pub(crate) const GIB: u64 = 1 << 30;
 /// A port has a number of 16 bits.
 const PORTS: AddressRange = AddressRange::fixed(0, 1 << 16);
 
-/// RAM that is there from the start.
+/// RAM that is there from the start, or the first bank of it.
 pub const RAM: &str = "ram0";
 /// Room for RAM that is plugged later.
 pub const RAM_HOTPLUG: &str = "ram.hotplug";
@@ -75,6 +77,8 @@ fn draw(
     let own = map.width.map(|bits| Width { bits, source: WidthSource::Board });
     let width = own.filter(|own| own.bits < facts.width.bits).unwrap_or(facts.width);
     let mut draft = Draft::new(&map, width, config.devices.len());
+    let holes = reservations(config, &map);
+    draft.keep_free(&holes, &map.parts)?;
     for part in &map.parts {
         draft.part(part)?;
     }
@@ -82,11 +86,12 @@ fn draw(
         draft.fixture(fixture)?;
     }
     *stage = Stage::Ram;
-    let ram_top = draft.ram(config, &map.ram, facts)?;
+    let layout = Layout::new(&map, config, facts, &holes)?;
+    let ram_top = draft.ram(&layout, config, facts)?;
     *stage = Stage::Above;
     let mut next = Some(ram_top.max(map.above.floor));
     for part in &map.above.parts {
-        next = draft.high(part, next, map.above.holes, config)?;
+        next = draft.high(part, next, &layout, config)?;
     }
     if let Some(frames) = &map.frames {
         draft.frames(frames, config.cpus, board.name())?;
@@ -117,6 +122,17 @@ pub(crate) fn windows_of_ports<'a>(needs: &Needs, ports: impl Iterator<Item = &'
         }
         Needs::Pci { .. } => Vec::new(),
     }
+}
+
+/// What the board keeps free, and then the user.
+fn reservations(config: &MachineConfig, map: &MemoryMap) -> Holes {
+    let named = |(number, range): (usize, &AddressRange)| Reservation {
+        name: format!("reserved.user{number}"),
+        range: *range,
+        why: "the user says so (--reserve)".into(),
+    };
+    let asked = config.reserve.ranges.iter().enumerate().map(named);
+    Holes::new(map.reserved.iter().cloned().chain(asked).collect())
 }
 
 fn check_host(facts: &HostFacts) -> Result<(), PlanError> {
@@ -233,6 +249,10 @@ pub(crate) struct Draft {
     next_pin: u32,
     /// INTA to INTD have pins.
     pub wired: bool,
+    /// What RAM or something above it was last drawn around.
+    pub displaced: Option<Reservation>,
+    /// The names of all that is kept free because it was asked for.
+    kept: HashSet<String>,
 }
 
 impl Draft {
@@ -251,6 +271,8 @@ impl Draft {
             searched: HashMap::new(),
             next_pin: *map.devices.pins.start(),
             wired: false,
+            displaced: None,
+            kept: HashSet::new(),
         }
     }
 
@@ -264,7 +286,7 @@ impl Draft {
         }
     }
 
-    fn claim(&mut self, owner: &str, range: AddressRange) -> Result<AddressRange, PlanError> {
+    pub fn claim(&mut self, owner: &str, range: AddressRange) -> Result<AddressRange, PlanError> {
         self.space.claim(owner, range).map_err(|error| self.explain(error))
     }
 
@@ -275,6 +297,33 @@ impl Draft {
             return Err(PlanError::NoSuchPort { owner: owner.into(), wanted: range });
         }
         self.ports.claim(owner, range).map_err(PlanError::Space)
+    }
+
+    /// Claims what is within reach of each reservation, but for what the board keeps free itself or has an interrupt
+    /// controller at: neither is anybody's memory.
+    fn keep_free(&mut self, holes: &Holes, parts: &[Part]) -> Result<(), PlanError> {
+        let mut taken = AddressSpace::new(PaBits::MAX);
+        for part in parts {
+            if let (RegionKind::Reserved | RegionKind::InterruptController, Place::At(range)) =
+                (part.kind, &part.place)
+            {
+                // Parts that overlap, or are out of reach, are refused when their turn comes.
+                let _refused_later = taken.claim(&part.name, *range);
+            }
+        }
+        for hole in holes.iter() {
+            let last = hole.range.last().min(self.width.bits.ceiling() - 1);
+            let Some(reached) = AddressRange::spanning(hole.range.first(), last) else { continue };
+            let pieces: Vec<AddressRange> = taken.gaps(reached).collect();
+            for (number, piece) in pieces.into_iter().enumerate() {
+                let name = if number == 0 { hole.name.clone() } else { format!("{}.{number}", hole.name) };
+                taken.claim(&name, piece).map_err(PlanError::Space)?;
+                let piece = self.claim(&name, piece)?;
+                self.region(&name, RegionKind::Reserved, piece);
+                self.kept.insert(name);
+            }
+        }
+        Ok(())
     }
 
     fn part(&mut self, part: &Part) -> Result<(), PlanError> {
@@ -319,77 +368,15 @@ impl Draft {
         Ok(())
     }
 
-    /// RAM and the room for more. Gives the first address that is neither.
-    fn ram(&mut self, config: &MachineConfig, place: &RamPlace, facts: &HostFacts) -> Result<u64, PlanError> {
-        let (memory, base) = (config.memory, place.base);
-        let wraps = PlanError::MemoryWraps { memory, base };
-        let range = AddressRange::new(base, memory).ok_or(wraps.clone())?;
-        let end = range.last().checked_add(1).and_then(|end| end.checked_next_multiple_of(place.grain));
-        let end = end.ok_or(wraps)?;
-        let ceiling = self.width.bits.ceiling();
-        if end > ceiling {
-            return Err(PlanError::MemoryBeyondWidth {
-                memory,
-                base,
-                last: range.last(),
-                needed: bits_for(end - 1),
-                width: self.width,
-                short: end - ceiling,
-            });
-        }
-        // Second, so that the size it proposes is known to be within reach.
-        if !memory.is_multiple_of(facts.page_size) {
-            return Err(PlanError::MemoryNotPages { memory, page_size: facts.page_size });
-        }
-        let range = self.claim(RAM, range)?;
-        self.region(RAM, RegionKind::Ram, range);
-        match config.hotplug {
-            Some(room) => self.ram_hotplug(room, memory, end, place),
-            None => Ok(end),
-        }
-    }
-
-    fn ram_hotplug(
-        &mut self,
-        room: MemoryHotplug,
-        memory: u64,
-        ram_end: u64,
-        place: &RamPlace,
-    ) -> Result<u64, PlanError> {
-        let wraps = || PlanError::MemoryWraps { memory: room.max_memory, base: place.base };
-        let for_slots = u64::from(room.slots).checked_mul(place.slot_room).ok_or_else(wraps)?;
-        let size = (room.max_memory - memory).checked_add(for_slots).ok_or_else(wraps)?;
-        let base = ram_end.checked_next_multiple_of(GIB).ok_or_else(wraps)?;
-        let Some(range) = AddressRange::new(base, size) else {
-            return if size == 0 { Ok(ram_end) } else { Err(wraps()) };
-        };
-        let end = range.last().checked_add(1).and_then(|end| end.checked_next_multiple_of(GIB));
-        let end = end.ok_or_else(wraps)?;
-        let ceiling = self.width.bits.ceiling();
-        if end > ceiling {
-            return Err(PlanError::HotplugBeyondWidth {
-                max_memory: room.max_memory,
-                slots: room.slots,
-                needed: bits_for(end - 1),
-                width: self.width,
-                short: end - ceiling,
-            });
-        }
-        let range = self.claim(RAM_HOTPLUG, range)?;
-        self.region(RAM_HOTPLUG, RegionKind::RamHotplug, range);
-        Ok(end)
-    }
-
     /// Places `part` at or above `next`, and gives where the one after it may begin. `None`: nowhere.
     fn high(
         &mut self,
         part: &HighPart,
         next: Option<u64>,
-        holes: bool,
+        layout: &Layout<'_>,
         config: &MachineConfig,
     ) -> Result<Option<u64>, PlanError> {
-        let first = next.and_then(|next| next.checked_next_multiple_of(part.align));
-        let wanted = self.length(part, first, config)?;
+        let (first, wanted) = layout.high(part, next)?;
         if wanted == 0 {
             let asked = config.pci.and_then(|pci| pci.window);
             let why = if asked == Some(0) { "the user wants none" } else { "no device has a 64-bit BAR" };
@@ -397,6 +384,9 @@ impl Draft {
             return Ok(next);
         }
         let range = first.and_then(|first| AddressRange::new(first, wanted));
+        if let Some((next, range)) = next.zip(range) {
+            self.note_moved(layout.holes(), next, range);
+        }
         let fits = range.is_some_and(|range| self.width.bits.reach().contains(range));
         let off = matches!(part.fit, Fit::Off(_) | Fit::OffOr(..));
         if let Some(range) = range.filter(|_| fits && !off) {
@@ -405,31 +395,13 @@ impl Draft {
             return Ok(range.last().checked_add(1));
         }
         let trimmed = self.not_whole(part, first, wanted)?;
-        if let Some(range) = range.filter(|_| holes) {
+        if let Some(range) = range.filter(|_| layout.leaves_holes()) {
             if fits {
                 self.claim(&format!("hole of {}", part.name), range)?;
             }
             return Ok(range.last().checked_add(1));
         }
         Ok(trimmed.or(next))
-    }
-
-    /// In bytes. 0: there is no need for it.
-    fn length(&self, part: &HighPart, first: Option<u64>, config: &MachineConfig) -> Result<u64, PlanError> {
-        let (room, grain, cap) = match part.size {
-            Length::Of(size) => return Ok(size),
-            Length::Bars { room, grain, cap } => (room, grain, cap),
-        };
-        match config.pci.and_then(|pci| pci.window) {
-            Some(wanted) if wanted > cap || !wanted.is_multiple_of(grain) => {
-                Err(PlanError::PciWindow { wanted, grain, cap })
-            }
-            Some(wanted) => Ok(wanted),
-            None => {
-                let need = crate::pci::wide_need(&config.devices, first.unwrap_or(0)).saturating_add(room);
-                Ok(need.checked_next_multiple_of(grain).unwrap_or(cap).min(cap))
-            }
-        }
     }
 
     /// What is done with a high part that is not where it should be. Gives the end of what is left of it.
@@ -446,6 +418,7 @@ impl Draft {
             Some(bits) => format!("it needs {bits} physical address bits, and {limit}"),
             None => format!("it needs more than {} physical address bits, and {limit}", PaBits::MAX),
         };
+        let lack = self.displaced.as_ref().map_or_else(|| lack.clone(), |hole| format!("{lack}; {hole}"));
         let shortfall = |has: u64| {
             let bytes = wanted.saturating_sub(has);
             Some(Shortfall { wanted, bytes, needed_bits, limit: self.width })
@@ -477,6 +450,17 @@ impl Draft {
                 let left = self.claim(&part.name, left)?;
                 self.shrunk(&part.name, part.kind, left, reason, shortfall);
                 return Ok(left.last().checked_add(1));
+            }
+            Fit::Required => {
+                let (owner, width) = (part.name.clone(), self.width);
+                let wanted = first.and_then(|first| AddressRange::new(first, wanted));
+                let error = match (wanted, last.map(bits_for)) {
+                    (Some(wanted), Some(needed)) => {
+                        PlanError::WindowBeyondWidth { owner, wanted, needed, width }
+                    }
+                    _ => PlanError::PartWraps(owner),
+                };
+                return Err(self.around(error));
             }
             Fit::Whole => {
                 let shortfall = shortfall(0);
@@ -566,7 +550,7 @@ impl Draft {
         });
     }
 
-    fn region(&mut self, name: &str, kind: RegionKind, range: AddressRange) {
+    pub fn region(&mut self, name: &str, kind: RegionKind, range: AddressRange) {
         self.push(name, kind, Some(range), range.size(), Status::Placed, None, None);
     }
 
@@ -637,7 +621,9 @@ impl Draft {
     ) -> Plan {
         // What was dropped has no address and sorts last.
         self.regions.sort_by_key(|region| region.range.map_or(u64::MAX, AddressRange::first));
-        let highest = self.space.claims().map(|claim| claim.range.last()).max().unwrap_or(0);
+        // Nothing is at what is kept free, so it need not be within the guest's reach.
+        let used = self.space.claims().filter(|claim| !self.kept.contains(&claim.owner));
+        let highest = used.map(|claim| claim.range.last()).max().unwrap_or(0);
         let ipa_bits =
             PaBits::covering(highest).expect("no claim passes the width, which is at most 52 bits");
         Plan {

@@ -2,7 +2,7 @@
 
 use ambit_resources::{AddressRange, IrqError, SpaceError, human_size};
 
-use crate::{Transport, Width, WidthSource};
+use crate::{Reservation, Transport, Width, WidthSource};
 
 /// Why there is no such machine. Each names the object, the need and the limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,12 +29,6 @@ pub enum PlanError {
         human_size(*.memory), limit_text(*.width), human_size(*.short)
     )]
     MemoryBeyondWidth { memory: u64, base: u64, last: u64, needed: u8, width: Width, short: u64 },
-    /// Whatever the width.
-    #[error(
-        "{} of memory is more than board '{board}' has room for, which is {} so far",
-        human_size(*.memory), human_size(*.most)
-    )]
-    MemoryBeyondBoard { memory: u64, most: u64, board: String },
     #[error("{} of memory from {base:#x} passes the end of the 64-bit address space", human_size(*.memory))]
     MemoryWraps { memory: u64, base: u64 },
     #[error(
@@ -65,6 +59,11 @@ pub enum PlanError {
     DuplicateId(String),
     #[error("{owner} at {wanted} needs {needed} physical address bits, and {}", limit_text(*.width))]
     WindowBeyondWidth { owner: String, wanted: AddressRange, needed: u8, width: Width },
+    #[error("{0} would pass the end of the 64-bit address space")]
+    PartWraps(String),
+    /// What is refused was drawn around a range that is kept free.
+    #[error("{error}; {hole}")]
+    Around { error: Box<PlanError>, hole: Reservation },
     #[error("board '{board}' needs {needs}, and {host}")]
     HostLacks { board: String, needs: String, host: String },
     #[error("a host with pages of {0} bytes is none that KVM runs on; they have 4, 16 or 64 KiB")]
@@ -120,7 +119,6 @@ impl PlanError {
             Self::HotplugNotPages { .. } => "max-memory-not-pages",
             Self::NoMemory => "no-memory",
             Self::MemoryBeyondWidth { .. } => "ram-beyond-width",
-            Self::MemoryBeyondBoard { .. } => "ram-beyond-board",
             Self::MemoryWraps { .. } => "ram-wraps",
             Self::HotplugBelowMemory { .. } => "max-memory-below-memory",
             Self::MemorySlots { .. } => "memory-slots",
@@ -128,6 +126,8 @@ impl PlanError {
             Self::QueueReach { .. } | Self::DeviceReach { .. } => "ram-beyond-queue-reach",
             Self::DuplicateId(_) => "duplicate-id",
             Self::WindowBeyondWidth { .. } => "window-beyond-width",
+            Self::PartWraps(_) => "part-wraps",
+            Self::Around { error, .. } => error.code(),
             Self::HostLacks { .. } => "host-lacks",
             Self::HostPages(_) => "host-pages",
             Self::NoPci(_) => "no-pci",
@@ -146,6 +146,9 @@ impl PlanError {
 
     /// True if the configuration makes no sense on any host; false if it does not fit this one.
     pub fn is_nonsense(&self) -> bool {
+        if let Self::Around { error, .. } = self {
+            return error.is_nonsense();
+        }
         matches!(
             self,
             Self::NoCpus

@@ -20,18 +20,21 @@ mod lines;
 mod manager;
 pub mod pci;
 mod plan;
+mod ram;
 mod remedy;
+mod reserve;
 mod transport;
 mod windows;
 
 pub use board::{
-    Above, Arch, Board, BoardOption, BootError, BootImage, DevicePlaces, Fit, Fixture, Frames, HighPart,
-    HostFacts, Length, MachineConfig, MemoryHotplug, MemoryMap, OptionError, PageTables, Part, Payload,
-    PciConfig, PciPlaces, Piece, Place, RamPlace, RegionKind, Tree, Width, WidthSource,
+    Above, Arch, Board, BoardOption, BootError, BootImage, CpuMode, DevicePlaces, Fit, Fixture, Frames,
+    HighPart, HostFacts, Length, MachineConfig, MemoryHotplug, MemoryMap, OptionError, PageTables, Part,
+    Payload, PciConfig, PciPlaces, Piece, Place, RamPlace, RegionKind, Tree, Width, WidthSource,
 };
 pub use draft::{RAM, RAM_HOTPLUG, attempt};
 pub use error::{PlanError, limit_text};
 pub use manager::{BuildError, Decoded, DeviceManager, NotThere, Outcome};
 pub use plan::{Diagnostic, Placed, Plan, Refusal, Region, Severity, Shortfall, Status, plan};
 pub use remedy::{Remedy, whole_pages};
+pub use reserve::{HolePolicy, IommuKind, IommuRegion, Processor, Reservation, Reserve, Vendor};
 pub use transport::Transport;

@@ -34,6 +34,10 @@ pub enum Remedy {
         bits: PaBits,
         source: WidthSource,
     },
+    /// Everything drawn around what is kept free, not moved above it.
+    Split,
+    /// Without what the processors keep for themselves.
+    WithoutHt,
     /// A board's option, and its value.
     BoardOption {
         key: String,
@@ -63,6 +67,10 @@ impl fmt::Display for Remedy {
                 WidthSource::Board => write!(f, "use a board with {bits} bits"),
                 WidthSource::Host | WidthSource::Assumed => write!(f, "use a host with {bits} bits"),
             },
+            Self::Split => f.write_str("put RAM on both sides of what is kept free (--hole split)"),
+            Self::WithoutHt => f.write_str(
+                "keep nothing free for the processors (--no-reserve-ht), if the host's devices are never the guest's",
+            ),
             Self::BoardOption { key, value } => write!(f, "set the board's option {key}={value}"),
         }
     }
@@ -118,6 +126,8 @@ impl Remedy {
                 transports.iter().for_each(|(id, to)| change(&mut config, id, *to));
             }
             Self::Bits { bits, .. } => facts.width.bits = *bits,
+            Self::Split => config.reserve.policy = crate::HolePolicy::Split,
+            Self::WithoutHt => config.reserve.without_ht = true,
             Self::BoardOption { .. } => {}
         }
         (config, facts)
@@ -183,8 +193,10 @@ pub(crate) fn remedies(
         pci,
         search.one(Remedy::Pci, config.pci.is_none()),
         search.one(Remedy::NoQueueReach, config.queue_reach.is_some()),
+        search.one(Remedy::Split, config.reserve.policy == crate::HolePolicy::Relocate),
         search.options(),
         search.bits(),
+        search.one(Remedy::WithoutHt, !config.reserve.without_ht && search.keeps_ht()),
         search.one(Remedy::NoPci, config.pci.is_some()),
     ];
     let mut found: Vec<Remedy> = found.into_iter().flatten().collect();
@@ -200,6 +212,11 @@ pub(crate) fn remedies(
 }
 
 impl Search<'_> {
+    /// Whether the board keeps anything free at all.
+    fn keeps_ht(&self) -> bool {
+        self.board.map(self.config, self.facts).is_ok_and(|map| !map.reserved.is_empty())
+    }
+
     fn helps(&self, remedy: &Remedy) -> bool {
         let (config, facts) = remedy.apply(self.config, self.facts);
         match remedy {

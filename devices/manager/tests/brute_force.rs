@@ -10,7 +10,7 @@ use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
     Above, Arch, Board, BootError, BootImage, DevicePlaces, Fit, Fixture, Frames, HighPart, HostFacts,
     Length, MachineConfig, MemoryHotplug, MemoryMap, Part, Payload, PciConfig, PciPlaces, Place, Plan,
-    PlanError, RamPlace, RegionKind, Status, Width, WidthSource, attempt,
+    PlanError, RamPlace, RegionKind, Reserve, Status, Width, WidthSource, attempt,
 };
 use ambit_resources::{AddressRange, IrqError, IrqPin, PaBits, SpaceError, bits_for};
 
@@ -280,6 +280,7 @@ impl Placer {
                     }
                 }
             }
+            Fit::Required => return Err(format!("{name} needs {} bits", bits_for(first + size - 1))),
             Fit::Whole | Fit::Off(_) => self.dropped(name),
         }
         if holes && fits {
@@ -512,6 +513,8 @@ fn board(rng: &mut Rng) -> Small {
         map: MemoryMap {
             parts,
             ram: RamPlace { base: rng.page(), grain: PAGE << rng.below(4), slot_room: 0, max_slots: 4 },
+            gap: None,
+            reserved: Vec::new(),
             above: Above {
                 floor: if rng.chance(30) { rng.page() } else { 0 },
                 holes: rng.chance(30),
@@ -530,7 +533,8 @@ fn board(rng: &mut Rng) -> Small {
 
 fn high_part(rng: &mut Rng, n: u64) -> HighPart {
     let size = rng.size();
-    let fit = match rng.below(6) {
+    let fit = match rng.below(24) / 4 {
+        5 if rng.chance(10) => Fit::Required,
         0 => Fit::Or(rng.range(2)),
         1 => Fit::Off("an option".into()),
         2 => Fit::OffOr("an option".into(), rng.range(2)),
@@ -585,6 +589,7 @@ fn config(rng: &mut Rng) -> MachineConfig {
         queue_reach: rng.chance(5).then_some(32),
         devices,
         alternatives: Vec::new(),
+        reserve: Reserve::default(),
     }
 }
 

@@ -20,6 +20,8 @@ use crate::receiver::Receiver;
 
 /// How many ports it has.
 pub const PORTS: u64 = 8;
+/// What the configuration calls one.
+pub const KIND: &str = "uart16550";
 
 /// How many typed bytes wait for the guest: the FIFO of the model.
 const ROOM: usize = 64;
@@ -28,7 +30,7 @@ const ROOM: usize = 64;
 pub fn request(id: &str) -> Request {
     Request {
         id: id.into(),
-        kind: "uart16550".into(),
+        kind: KIND.into(),
         needs: Needs::Ports { count: PORTS, irq: Some(Trigger::Edge) },
         description: Arc::default(),
         queue_reach: None,

@@ -23,6 +23,7 @@ pub mod console;
 pub mod ending;
 pub mod interrupts;
 mod memory;
+pub mod paging;
 pub mod patience;
 pub mod pci;
 pub mod port;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use ambit_resources::{PaBits, SizeError, human_size, parse_size};
+use ambit_device_manager::{HolePolicy, Vendor};
+use ambit_resources::{AddressRange, PaBits, SizeError, human_size, parse_size};
 use serde::de::{self, Visitor};
 
 /// A word that is not what it should be. The text says what it should be.
@@ -222,6 +223,74 @@ impl FromStr for Switch {
     }
 }
 
+/// Whose processors a machine is for: `None` is the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processors(pub Option<Vendor>);
+
+impl FromStr for Processors {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        match text {
+            "intel" => Ok(Self(Some(Vendor::Intel))),
+            "amd" => Ok(Self(Some(Vendor::Amd))),
+            "hygon" => Ok(Self(Some(Vendor::Hygon))),
+            "host" => Ok(Self(None)),
+            _ => {
+                let wanted = "write intel, amd, hygon or host";
+                Err(WordError(format!("'{}' is no maker of processors; {wanted}", short(text))))
+            }
+        }
+    }
+}
+
+/// What is done where RAM would be in a range that is kept free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole(pub HolePolicy);
+
+impl FromStr for Hole {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        match text {
+            "split" => Ok(Self(HolePolicy::Split)),
+            "relocate" => Ok(Self(HolePolicy::Relocate)),
+            _ => Err(WordError(format!("'{}' is neither split nor relocate", short(text)))),
+        }
+    }
+}
+
+/// What is to be kept free: a range, or all that devices of the host keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Range(AddressRange),
+    Host,
+}
+
+impl FromStr for Kept {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        if text == "host" {
+            return Ok(Self::Host);
+        }
+        let number = |text: &str| match text.strip_prefix("0x") {
+            // Signs are no digits.
+            Some(digits) if digits.starts_with('+') => None,
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => parse_size(text).ok(),
+        };
+        let range = text.split_once('+').and_then(|(base, size)| {
+            let range = AddressRange::new(number(base)?, number(size)?)?;
+            Some(Self::Range(range)).filter(|_| range.last() < 1 << PaBits::MAX.get())
+        });
+        range.ok_or_else(|| {
+            let wanted = "write BASE+SIZE, as in 0x100000000+1G, below 2^52; or host";
+            WordError(format!("'{}' is no range to keep free; {wanted}", short(text)))
+        })
+    }
+}
+
 /// What a user wrote may be of any length; an error is not.
 pub(super) fn short(text: &str) -> String {
     match text.char_indices().nth(80) {
@@ -268,7 +337,7 @@ macro_rules! read_as_words {
 }
 pub(super) use read_as_words;
 
-read_as_words!(Size, Count, Bits, Reach, QueueReach, Id, TapName, Mac, Switch);
+read_as_words!(Size, Count, Bits, Reach, QueueReach, Id, TapName, Mac, Switch, Processors, Hole, Kept);
 
 #[cfg(test)]
 mod tests {
@@ -324,6 +393,37 @@ mod tests {
             let said = refusal::<TapName>(text);
             assert!(said.ends_with("use 1 to 15 characters without '/', ':', '%' and spaces"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_range_is_written_as_its_base_and_its_size() {
+        let range = |text: &str| text.parse::<Kept>();
+
+        assert_eq!(range("0x100000000+1G"), Ok(Kept::Range(AddressRange::fixed(1 << 32, 1 << 30))));
+        assert_eq!(range("1012G+0x300000000"), Ok(Kept::Range(AddressRange::fixed(1012 << 30, 12 << 30))));
+        assert_eq!(range("host"), Ok(Kept::Host));
+        for text in
+            ["", "1G", "1G+", "+1G", "1G+0", "0x+1", "0x1+0x+1", "-1+1", "0xfffffffffffff+2", "1G+1G+1G"]
+        {
+            assert_eq!(
+                refusal::<Kept>(text),
+                format!(
+                    "'{text}' is no range to keep free; write BASE+SIZE, as in 0x100000000+1G, below 2^52; or host"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn makers_and_policies_are_words() {
+        assert_eq!("hygon".parse(), Ok(Processors(Some(Vendor::Hygon))));
+        assert_eq!("host".parse(), Ok(Processors(None)));
+        assert_eq!("relocate".parse(), Ok(Hole(HolePolicy::Relocate)));
+        assert_eq!(
+            refusal::<Processors>("AMD"),
+            "'AMD' is no maker of processors; write intel, amd, hygon or host"
+        );
+        assert_eq!(refusal::<Hole>("move"), "'move' is neither split nor relocate");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use ambit_aarch64::boot::PSTATE;
 use ambit_aarch64::gic::{CpuSide, FIRST_SPI, Gic, Intid, RedistRegion};
 use ambit_aarch64::stage2;
-use ambit_device_manager::Plan;
+use ambit_device_manager::{CpuMode, Plan};
 use ambit_resources::{AddressRange, IrqPin, PaBits};
 use kvm_bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_NISV_TO_USER, KVM_DEV_ARM_VGIC_CTRL_INIT,
@@ -27,6 +27,8 @@ pub struct CpuStart {
     pub entry: u64,
     /// x0: guest physical address of the device tree.
     pub argument: u64,
+    /// There is only one.
+    pub mode: CpuMode,
     /// The machine's width, which the guest is told.
     pub ipa_bits: PaBits,
 }
@@ -87,7 +89,7 @@ pub fn pin_inputs(pin: u32) -> Vec<(u32, u32)> {
 pub struct Cpus;
 
 impl Cpus {
-    pub fn prepare(_: &Kvm, _: &VmFd, _: &mut Answers) -> Result<Self, KvmError> {
+    pub fn prepare(_: &Kvm, _: &VmFd, _: u32, _: &mut Answers) -> Result<Self, KvmError> {
         Ok(Self)
     }
 

@@ -40,6 +40,7 @@ pub enum Step {
     CreateVcpu { id: u32 },
     KvmPages { address: u64 },
     CreateIrqchip,
+    WideIds,
     SupportedCpuid,
     DescribeVcpu { id: u32 },
     CreateGic,
@@ -87,6 +88,7 @@ impl Step {
                 format!("the kernel did not take the pages at {address:#x} for its own use")
             }
             Self::CreateIrqchip => "the kernel made no interrupt controllers".into(),
+            Self::WideIds => "the kernel took no APIC IDs of 32 bits, which more than 255 vCPUs need".into(),
             Self::SupportedCpuid => "the kernel did not say what its vCPUs can do".into(),
             Self::DescribeVcpu { id } => format!("vCPU {id} did not take what it is told of itself"),
             Self::CreateGic => "the kernel made no GIC".into(),

@@ -1,9 +1,10 @@
 //! What this host's KVM can do, asked once.
 
-use ambit_device_manager::{Arch, HostFacts, Width, WidthSource};
+use ambit_device_manager::{Arch, HostFacts, Processor, Width, WidthSource};
 use ambit_resources::PaBits;
 use kvm_ioctls::Kvm;
 
+use super::processor::processor;
 use super::{KvmError, arch, open};
 
 /// What `ambit probe` prints.
@@ -24,6 +25,8 @@ pub struct HostKvm {
     pub memory_slots: usize,
     /// In bytes.
     pub page_size: u64,
+    /// Of an x86_64 host.
+    pub processor: Option<Processor>,
 }
 
 /// Asks everything. Makes a few empty virtual machines for a moment, to see what they can have.
@@ -44,6 +47,7 @@ pub fn probe() -> Result<HostKvm, KvmError> {
         recommended_vcpus: kvm.get_nr_vcpus(),
         memory_slots: kvm.get_nr_memslots(),
         page_size: page_size(),
+        processor: processor(),
     })
 }
 
@@ -60,6 +64,7 @@ pub fn host_facts() -> Result<HostFacts, KvmError> {
         gic_versions: arch::gic_versions(&kvm),
         its: arch::has_its(&kvm),
         memory_slots: u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX),
+        processor: processor(),
     })
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod facts;
 mod host;
 mod messages;
+mod processor;
 mod routes;
 
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Vm {
             }
         }
         let fd = &handle.fd;
-        let cpus = arch::Cpus::prepare(&kvm, fd, answers)?;
+        let cpus = arch::Cpus::prepare(&kvm, fd, plan.cpus, answers)?;
         let mut vcpus = Vec::new();
         for id in 0..plan.cpus {
             match answers.hear(Step::CreateVcpu { id }, fd.create_vcpu(u64::from(id)))? {
@@ -116,7 +117,12 @@ impl Vm {
     /// # Errors
     /// [`KvmError`] if the kernel refuses a register.
     pub fn start_at(&self, image: &BootImage<'_>) -> Result<(), KvmError> {
-        let start = CpuStart { entry: image.entry, argument: image.argument, ipa_bits: self.pa_bits };
+        let start = CpuStart {
+            entry: image.entry,
+            argument: image.argument,
+            mode: image.mode,
+            ipa_bits: self.pa_bits,
+        };
         (0..).zip(&self.vcpus).try_for_each(|(id, vcpu)| arch::init_vcpu(&self.handle.fd, vcpu, id, &start))
     }
 

@@ -1,16 +1,21 @@
 //! What is particular to x86_64: the interrupt controllers, CPUID, 64-bit mode and I/O ports.
 
-use ambit_device_manager::Plan;
+use ambit_device_manager::{CpuMode, Plan};
 use ambit_resources::{IrqPin, PaBits};
 use ambit_x86_64::{boot, pc};
 use kvm_bindings::{
-    CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    kvm_dtable, kvm_regs, kvm_segment, kvm_sregs,
+    CpuId, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs,
+    kvm_dtable, kvm_enable_cap, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 
+mod cpuid;
+
+use self::cpuid::Extras;
 use super::answers::Answers;
 use super::error::{KvmError, Step};
+use super::processor;
 use crate::vcpu::Stop;
 
 /// Where the first vCPU starts.
@@ -18,10 +23,22 @@ use crate::vcpu::Stop;
 pub struct CpuStart {
     /// Guest physical address of the first instruction.
     pub entry: u64,
-    /// rsi: guest physical address of the zero page.
+    /// Guest physical address of the zero page, in rsi; or of the start info, in rbx.
     pub argument: u64,
+    pub mode: CpuMode,
     pub ipa_bits: PaBits,
 }
+
+/// APIC IDs from this on do not fit into 8 bits, and this one means all.
+const FIRST_WIDE_ID: u32 = 255;
+
+const fn msr(index: u32, data: u64) -> kvm_msr_entry {
+    kvm_msr_entry { index, reserved: 0, data }
+}
+
+/// Intel SDM volume 4, 2.1: memory is write-back unless page tables say otherwise (IA32_MTRR_DEF_TYPE, enabled), and
+/// string instructions are fast (IA32_MISC_ENABLE, which KVM has on AMD too). PAT is right from reset.
+const FIRMWARE_MSRS: [kvm_msr_entry; 2] = [msr(0x2ff, 1 << 11 | 6), msr(0x1a0, 1)];
 
 /// The flags of a message in the table of GSIs: nobody looks at who sent it.
 pub const MESSAGE_FLAGS: u32 = 0;
@@ -30,11 +47,13 @@ pub const MESSAGE_FLAGS: u32 = 0;
 pub struct Cpus {
     // `None` only where a refusal was noted.
     cpuid: Option<CpuId>,
+    extras: Extras,
+    count: u32,
 }
 
 impl Cpus {
     /// Before the first vCPU: KVM gives a vCPU its own interrupt controller only if the machine has one.
-    pub fn prepare(kvm: &Kvm, vm: &VmFd, answers: &mut Answers) -> Result<Self, KvmError> {
+    pub fn prepare(kvm: &Kvm, vm: &VmFd, count: u32, answers: &mut Answers) -> Result<Self, KvmError> {
         let pages = pc::KVM_PAGES.first();
         // On Intel, real mode runs with the first page and the other three; elsewhere nobody touches them.
         let identity = vm.set_identity_map_address(pages);
@@ -43,23 +62,31 @@ impl Cpus {
         let state = state.and_then(|address| vm.set_tss_address(address));
         answers.hear(Step::KvmPages { address: pages + 0x1000 }, state)?;
         answers.hear(Step::CreateIrqchip, vm.create_irq_chip())?;
+        if count > FIRST_WIDE_ID {
+            let mut wide = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+            wide.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+            answers.hear(Step::WideIds, vm.enable_cap(&wide))?;
+        }
         let cpuid = answers.hear(Step::SupportedCpuid, kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
-        Ok(Self { cpuid })
+        let extras = Extras { tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer) };
+        Ok(Self { cpuid, extras, count })
     }
 
-    /// Tells a vCPU what it is: what KVM has, with its own number as APIC ID.
+    /// Tells a vCPU what it is, and gives it the memory types and settings that firmware would.
     pub fn describe(&self, vcpu: &VcpuFd, id: u32, answers: &mut Answers) -> Result<(), KvmError> {
-        let Some(mut cpuid) = self.cpuid.clone() else { return Ok(()) };
-        for leaf in cpuid.as_mut_slice() {
-            match leaf.function {
-                // The initial APIC ID in 31:24 (Intel SDM volume 2, CPUID; AMD APM volume 3, E.3.2).
-                1 => leaf.ebx = leaf.ebx & 0x00ff_ffff | id << 24,
-                // The x2APIC ID, in all of its leaves.
-                0xb | 0x1f => leaf.edx = id,
-                _ => {}
-            }
-        }
-        answers.hear(Step::DescribeVcpu { id }, vcpu.set_cpuid2(&cpuid)).map(|_| ())
+        let Some(has) = &self.cpuid else { return Ok(()) };
+        let leaves = cpuid::of_vcpu(has, id, self.count, self.extras);
+        let leaves = leaves.map_err(|_| kvm_ioctls::Error::new(libc::E2BIG));
+        let said = leaves.and_then(|leaves| vcpu.set_cpuid2(&leaves));
+        answers.hear(Step::DescribeVcpu { id }, said)?;
+        let refused = |_| kvm_ioctls::Error::new(libc::E2BIG);
+        let set = Msrs::from_entries(&FIRMWARE_MSRS).map_err(refused).and_then(|msrs| vcpu.set_msrs(&msrs));
+        // It says how many it took.
+        let set = set.and_then(|taken| match taken == FIRMWARE_MSRS.len() {
+            true => Ok(()),
+            false => Err(kvm_ioctls::Error::new(libc::EINVAL)),
+        });
+        answers.hear(Step::SetRegister { id, name: "MTRRdefType" }, set).map(drop)
     }
 }
 
@@ -101,10 +128,7 @@ pub fn create_vm(kvm: &Kvm, _: PaBits) -> Result<VmFd, kvm_ioctls::Error> {
 
 /// KVM does not name a limit here; it is the processor's physical address width.
 pub fn ipa_limit(_: &Kvm) -> (u8, bool) {
-    // CPUID 8000_0008h EAX[7:0] (AMD APM volume 3, E.4.7; Intel SDM volume 2, CPUID).
-    let leaf = std::arch::x86_64::__cpuid(0x8000_0008);
-    let [bits, ..] = leaf.eax.to_le_bytes();
-    (bits, true)
+    (processor::guest_bits(), true)
 }
 
 pub fn gic_versions(_: &Kvm) -> Vec<u8> {
@@ -135,20 +159,43 @@ pub fn init_vcpu(_: &VmFd, vcpu: &VcpuFd, id: u32, at: &CpuStart) -> Result<(), 
     }
     let refused = |name| move |errno| KvmError::new(Step::SetRegister { id, name }, errno);
     let mut system = vcpu.get_sregs().map_err(refused("cs"))?;
-    long_mode(&mut system);
+    let mut registers = kvm_regs { rip: at.entry, rsp: STACK, rflags: RFLAGS, ..Default::default() };
+    match at.mode {
+        CpuMode::Usual => {
+            flat(&mut system, boot::CODE);
+            long_mode(&mut system);
+            registers.rsi = at.argument;
+        }
+        CpuMode::Protected => {
+            flat(&mut system, boot::CODE_32);
+            protected_mode(&mut system);
+            registers.rbx = at.argument;
+        }
+    }
     vcpu.set_sregs(&system).map_err(refused("cs"))?;
-    let registers =
-        kvm_regs { rip: at.entry, rsi: at.argument, rsp: STACK, rflags: RFLAGS, ..Default::default() };
     vcpu.set_regs(&registers).map_err(refused("rip"))
 }
 
-fn long_mode(system: &mut kvm_sregs) {
+fn flat(system: &mut kvm_sregs, code: u16) {
     let data = segment(boot::DATA);
-    system.cs = segment(boot::CODE);
+    system.cs = segment(code);
     (system.ds, system.es, system.fs, system.gs, system.ss) = (data, data, data, data, data);
     let limit = u16::try_from(size_of_val(&boot::descriptors()) - 1).unwrap_or(u16::MAX);
     system.gdt = kvm_dtable { base: boot::GDT, limit, ..Default::default() };
     system.idt = kvm_dtable::default();
+}
+
+/// As PVH has it (Xen `docs/misc/pvh.pandoc`).
+fn protected_mode(system: &mut kvm_sregs) {
+    system.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE;
+    system.cr4 = 0;
+    system.efer = 0;
+    // A task state segment of 32 bits, busy.
+    let limit = 0x67;
+    system.tr = kvm_segment { limit, type_: 11, present: 1, ..Default::default() };
+}
+
+fn long_mode(system: &mut kvm_sregs) {
     system.cr0 = CR0_PROTECTED | CR0_EXTENSION_TYPE | CR0_PAGING;
     system.cr3 = boot::PAGE_TABLES;
     system.cr4 = CR4_PAE;

@@ -42,6 +42,7 @@ fn a_profile_is_what_probe_printed() {
                 gic_versions: vec![2, 3],
                 its: true,
                 memory_slots: 32767,
+                processor: None,
             },
         }
     );

@@ -1,10 +1,12 @@
 //! Reports for programs. Their fields are a promise; `schema` counts the times it was broken.
 
 use ambit_device_manager::{
-    Arch, Board, Diagnostic, HostFacts, PageTables, Placed, Plan, Refusal, Region, RegionKind, Status,
-    Transport, Width, WidthSource,
+    Arch, Board, Diagnostic, HostFacts, PageTables, Placed, Plan, Processor, Refusal, Region, RegionKind,
+    Status, Transport, Width, WidthSource,
 };
 use ambit_resources::{AddressRange, IrqPin, PaBits};
+use ambit_x86_64::e820;
+use ambit_x86_64::zero_page::{E820, E820Kind};
 use serde::Serialize;
 
 use super::Probe;
@@ -25,6 +27,9 @@ struct PlanReport<'a> {
     page_tables: Option<PageTables>,
     cpus: u32,
     regions: Vec<RegionReport<'a>>,
+    /// The memory map that x86_64 guests are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    e820: Option<Vec<E820Report>>,
     /// Every device, the host bridge too.
     devices: Vec<DeviceReport<'a>>,
     /// What PCI functions have within those regions.
@@ -59,6 +64,14 @@ struct ShortfallReport {
     bytes: u64,
     needed_bits: Option<u8>,
     limit: Width,
+}
+
+#[derive(Serialize)]
+struct E820Report {
+    base: String,
+    size: u64,
+    #[serde(rename = "type")]
+    kind: &'static str,
 }
 
 #[derive(Serialize)]
@@ -133,6 +146,14 @@ impl<'a> From<&'a Placed> for DeviceReport<'a> {
     }
 }
 
+fn e820_line(line: E820) -> E820Report {
+    let kind = match line.kind {
+        E820Kind::Ram => "ram",
+        _ => "reserved",
+    };
+    E820Report { base: hex(line.range), size: line.range.size(), kind }
+}
+
 fn functions(plan: &Plan) -> Vec<FunctionReport<'_>> {
     let functions = plan.devices.iter().filter_map(|device| {
         let windows = device.slot.windows.iter().enumerate().map(|(index, window)| WindowReport {
@@ -164,6 +185,7 @@ pub fn plan(plan: &Plan, board: &dyn Board, more: &[Diagnostic]) -> String {
         page_tables: plan.page_tables,
         cpus: plan.cpus,
         regions: plan.regions.iter().map(RegionReport::from).collect(),
+        e820: (plan.arch == Arch::X86_64).then(|| e820::planned(plan).into_iter().map(e820_line).collect()),
         devices: plan.devices.iter().map(DeviceReport::from).collect(),
         functions: functions(plan),
         irqs: plan.irqs.owners().map(irq).collect(),
@@ -190,6 +212,7 @@ pub fn refusal(
         page_tables: None,
         cpus,
         regions: Vec::new(),
+        e820: (board.arch() == Arch::X86_64).then(Vec::new),
         devices: Vec::new(),
         functions: Vec::new(),
         irqs: Vec::new(),
@@ -212,6 +235,8 @@ struct ProbeReport<'a> {
     recommended_cpus: Option<usize>,
     memory_slots: Option<usize>,
     page_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processor: Option<&'a Processor>,
     problems: &'a [Diagnostic],
 }
 
@@ -231,6 +256,7 @@ pub fn probe(probe: &Probe) -> String {
         recommended_cpus: kvm.map(|kvm| kvm.recommended_vcpus),
         memory_slots: kvm.map(|kvm| kvm.memory_slots),
         page_size: kvm.map(|kvm| kvm.page_size),
+        processor: kvm.and_then(|kvm| kvm.processor.as_ref()),
         problems: &probe.problems,
     })
 }

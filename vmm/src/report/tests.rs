@@ -49,6 +49,7 @@ fn kvm() -> HostKvm {
         recommended_vcpus: 4,
         memory_slots: 32767,
         page_size: 4096,
+        processor: None,
     }
 }
 

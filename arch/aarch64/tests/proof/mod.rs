@@ -32,6 +32,7 @@ pub fn host(pa_bits: u8) -> HostFacts {
         gic_versions: vec![2, 3, 4],
         its: true,
         memory_slots: 32767,
+        processor: None,
     }
 }
 

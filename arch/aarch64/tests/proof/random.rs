@@ -7,7 +7,7 @@ use ambit_aarch64::{SpecBoard, kvmtool, native, qemu_virt};
 use ambit_bus::{Bar, BarSpace, Needs, Request, Trigger};
 use ambit_device_manager::{
     Board, DevicePlaces, HighPart, HostFacts, Length, MachineConfig, MemoryHotplug, PciConfig, RamPlace,
-    Transport, Width, WidthSource,
+    Reserve, Transport, Width, WidthSource,
 };
 use ambit_resources::AddressRange;
 
@@ -146,6 +146,7 @@ fn host(rng: &mut Rng, sane: bool) -> HostFacts {
         },
         its: rng.chance(75),
         memory_slots: if sane { 32767 } else { rng.pick(&[2, 32, 509]) },
+        processor: None,
     }
 }
 
@@ -204,6 +205,7 @@ fn machine(rng: &mut Rng, facts: &HostFacts, sane: bool) -> MachineConfig {
         queue_reach: rng.chance(8).then(|| rng.pick(&[32, 36, 40, 44, 46, 48])),
         devices,
         alternatives,
+        reserve: Reserve::default(),
     }
 }
 

@@ -44,19 +44,19 @@ fn a_program_is_its_entry_and_its_segments() {
 
     let bytes: Vec<u8> = (0..16).collect();
     let segment = Segment { range: AddressRange::fixed(MIB, 32), bytes: &bytes };
-    assert_eq!(Program::open(&file), Ok(Program { entry: MIB + 4, segments: vec![segment] }));
+    assert_eq!(Program::open(&file), Ok(Program { entry: MIB + 4, pvh: None, segments: vec![segment] }));
 }
 
 #[test]
 fn what_is_no_program_is_told_what_it_is() {
-    let mut bzimage = vec![0; 0x300];
-    put(&mut bzimage, 0x202, b"HdrS");
-    let give = "give it a static 64-bit ELF program";
+    let mut arm64 = vec![0; 64];
+    put(&mut arm64, 56, b"ARM\x64");
+    let give = "give it a bzImage or a static 64-bit ELF program";
 
     let said = [
         (vec![], "it is empty".into()),
         (b"hello".to_vec(), format!("it is no ELF file; {give}")),
-        (bzimage, format!("it is a bzImage, which this board does not start yet; {give}")),
+        (arm64, format!("it is an arm64 Image; {give}")),
         (b"\x1f\x8b\x08".to_vec(), format!("it is gzip-compressed; {give}")),
         (with(CLASS, &[1]), format!("it is a 32-bit ELF file; {give}")),
         (with(DATA, &[2]), format!("it is a big-endian ELF file; {give}")),
@@ -120,6 +120,63 @@ fn segments_that_share_a_byte_are_refused() {
         refusal(&file),
         "its segments [0x100000-0x10001f] and [0x10001f-0x10003e] overlap; it is damaged"
     );
+}
+
+/// `program` with a second segment: these notes.
+fn noted(notes: &[(&[u8], u32, &[u8])]) -> Vec<u8> {
+    let mut file = program();
+    file.splice(120..120, [0; 56]);
+    put(&mut file, 64 + OFFSET, &176_u64.to_le_bytes());
+    put(&mut file, PROGRAM_HEADER_COUNT, &2_u16.to_le_bytes());
+    let first = file.len();
+    for (name, kind, description) in notes {
+        for number in [name.len(), description.len()] {
+            file.extend(u32::try_from(number).unwrap().to_le_bytes());
+        }
+        file.extend(kind.to_le_bytes());
+        for bytes in [name, description] {
+            file.extend(*bytes);
+            file.resize(file.len().next_multiple_of(4), 0);
+        }
+    }
+    let length = file.len() - first;
+    put(&mut file, 120, &NOTE.to_le_bytes());
+    put(&mut file, 120 + OFFSET, &first.to_le_bytes());
+    put(&mut file, 120 + FILE_SIZE, &length.to_le_bytes());
+    file
+}
+
+#[test]
+fn the_entry_for_pvh_is_in_a_note_among_others() {
+    let at = u32::try_from(MIB + 8).unwrap().to_le_bytes();
+    let wide = (MIB + 12).to_le_bytes();
+    let other: (&[u8], u32, &[u8]) = (b"GNU\0", 18, b"any");
+    let pvh = |notes: &[(&[u8], u32, &[u8])]| Program::open(&noted(notes)).unwrap().pvh;
+
+    assert_eq!(pvh(&[other, (b"Xen\0", 17, &[]), (b"Xen\0", 18, &at)]), Some(MIB + 8));
+    assert_eq!(pvh(&[(b"Xen\0", 18, &wide)]), Some(MIB + 12));
+    assert_eq!(pvh(&[other]), None);
+}
+
+#[test]
+fn an_entry_for_pvh_that_is_none_is_refused() {
+    assert_eq!(
+        refusal(&noted(&[(b"Xen\0", 18, &[1])])),
+        "its note for PVH has 1 bytes, and the entry in it has 4 or 8; it is damaged"
+    );
+    assert_eq!(
+        refusal(&noted(&[(b"Xen\0", 18, &[0; 4])])),
+        "it begins at 0x0, where none of its segments is; link it to its physical address"
+    );
+}
+
+#[test]
+fn notes_that_pass_their_end_are_no_notes() {
+    let mut file = noted(&[(b"Xen\0", 18, &[0; 4])]);
+    let at = file.len() - 20;
+    put(&mut file, at, &u32::MAX.to_le_bytes());
+
+    assert_eq!(Program::open(&file).unwrap().pvh, None);
 }
 
 #[test]

@@ -49,6 +49,8 @@ impl Board for PciBoard {
         Ok(MemoryMap {
             parts: vec![part(pci::ECAM, ECAM), part(pci::IO, IO), part(pci::MMIO32, MMIO32)],
             ram: RamPlace { base: RAM.first(), grain: 1, slot_room: 0, max_slots: 4 },
+            gap: None,
+            reserved: Vec::new(),
             above: Above { floor: 0, holes: false, parts: vec![high] },
             frames: None,
             devices: DevicePlaces { window: AddressRange::fixed(0x10_0000, 0x4000), grain: 1, pins: 8..=15 },

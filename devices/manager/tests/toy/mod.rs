@@ -56,6 +56,8 @@ impl Board for Toy {
                 Part { name: "extra".into(), kind: RegionKind::InterruptController, place: extra },
             ],
             ram: RamPlace { base: 16 * MIB, grain: 1, slot_room: 0, max_slots: 4 },
+            gap: None,
+            reserved: Vec::new(),
             above: self.above.clone(),
             frames: None,
             devices: DevicePlaces { window: self.devices, grain: 1, pins: 2..=5 },

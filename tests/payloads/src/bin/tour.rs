@@ -5,8 +5,9 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use flat::register::{read64, write64};
 use flat::virtqueue::{INTERRUPT_ACK, INTERRUPT_STATUS, MAGIC, Mmio, Queue, WRITE};
-use flat::{interrupts, patience, pci, println, smp, zero_page};
+use flat::{interrupts, paging, patience, pci, println, smp, zero_page};
 
 flat::program!(main);
 
@@ -22,6 +23,7 @@ fn main() -> u8 {
     for (first, size, kind) in zero_page::memory_map() {
         println!("memory {first:#x} {size:#x} {kind}");
     }
+    above_4_gib();
     println!("bridge {:08x}", pci::device(0).id());
     println!("absent {:08x}", pci::device(31).id());
     flat::port::out_string(0x3f8, b"string of bytes\n");
@@ -38,6 +40,24 @@ fn main() -> u8 {
         }
     }
     flat::argument("code").and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+/// Writes at both ends of every bank of RAM above 4 GiB, and only then reads, so that two that are the same are found.
+/// What is kept free there is read, too.
+fn above_4_gib() {
+    let above = || zero_page::memory_map().filter(|(first, ..)| *first >> 32 != 0);
+    let ram = || above().filter(|(.., kind)| *kind == 1).map(|(first, size, _)| [first, first + size - 8]);
+    for end in ram().flatten().filter(|end| paging::reach(*end)) {
+        write64(end, !end);
+    }
+    for ends in ram() {
+        let kept = ends.map(|end| paging::reach(end) && read64(end) == !end);
+        println!("bank {:#x} to {:#x} keeps {kept:?}", ends[0], ends[1] + 7);
+    }
+    for (first, size, _) in above().filter(|(.., kind)| *kind == 2) {
+        let gone = [first, first + size - 8].map(|end| paging::reach(end).then(|| read64(end) == u64::MAX));
+        println!("hole {first:#x} absent {gone:?}");
+    }
 }
 
 /// Asks the entropy device for bytes, and counts its interrupts.

@@ -92,7 +92,8 @@ fn a_key_like_no_other_is_told_with_all_there_are() {
     assert_eq!(
         toml("zz = 1"),
         "guest.toml:1:1: unknown key 'zz'; known are kernel, initrd, cmdline, memory, cpus, disks, nets, pa_bits, \
-         board, rng, console, balloon, max_memory, memory_slots, pci, pci_window, guest_reach, queue_reach, strict"
+         board, rng, console, balloon, max_memory, memory_slots, pci, pci_window, guest_reach, queue_reach, strict, \
+         vendor, hole, reserve_ht, reserve"
     );
 }
 

@@ -1,0 +1,157 @@
+//! Linux on the board `pc`: where a bzImage and its initrd go, what it is told, and why some are refused.
+
+use ambit_device_manager::{
+    Board, BootError, BootImage, CpuMode, HostFacts, MachineConfig, Payload, Plan, plan,
+};
+use ambit_x86_64::{acpi, boot, pc};
+
+const MIB: u64 = 1 << 20;
+
+fn planned(memory: u64) -> Plan {
+    let config = MachineConfig { memory, ..MachineConfig::default() };
+    plan(&pc(), &config, &HostFacts::assumed()).unwrap()
+}
+
+fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// A bzImage of 1 KiB of code that wants to be at 16 MiB, to have 2 MiB there, its initrd below 20 MiB, and a command
+/// line of 40 characters.
+fn image() -> Vec<u8> {
+    let mut file = vec![0; 1024];
+    file.extend([0x55; 1024]);
+    let words: [(usize, &[u8]); 9] = [
+        (0x1f1, &[1, 0, 0, 64]),
+        (0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]),
+        (0x202, b"HdrS\x0f\x02"),
+        (0x211, &[1]),
+        (0x22c, &[0xff, 0xff, 0x3f, 1]),
+        (0x236, &[1, 0]),
+        (0x238, &[40]),
+        (0x258, &[0, 0, 0, 1]),
+        (0x260, &[0, 0, 0x20]),
+    ];
+    for (at, bytes) in words {
+        put(&mut file, at, bytes);
+    }
+    file
+}
+
+/// A program at 2 MiB with a note that it begins 4 bytes after that by PVH.
+fn vmlinux() -> Vec<u8> {
+    let mut file = vec![0; 64 + 2 * 56];
+    put(&mut file, 0, b"\x7fELF\x02\x01\x01");
+    put(&mut file, 16, &[2, 0, 62]);
+    put(&mut file, 24, &(2 * MIB).to_le_bytes());
+    put(&mut file, 32, &[64]);
+    put(&mut file, 54, &[56, 0, 2]);
+    let load = [1, 0, 2 * MIB, 2 * MIB, 4, 4096, 0];
+    let note = [4, 176, 0, 0, 20, 20, 0];
+    for (at, header) in [(64, load), (120, note)] {
+        let bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+        put(&mut file, at, &bytes);
+    }
+    file.extend([4, 4, 18].iter().flat_map(|word: &u32| word.to_le_bytes()));
+    file.extend(b"Xen\0");
+    file.extend([4, 0, 0x20, 0]);
+    file
+}
+
+fn booted<'a>(memory: u64, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
+    pc().boot_image(&planned(memory), payload)
+}
+
+fn piece<'a>(image: &'a BootImage, name: &str) -> (u64, &'a [u8]) {
+    let piece = image.pieces.iter().find(|piece| piece.name == name).unwrap();
+    (piece.address, &piece.bytes)
+}
+
+#[test]
+fn a_kernel_is_where_it_wants_to_be_and_its_initrd_after_all_it_needs() {
+    let kernel = image();
+    let payload = Payload { kernel: &kernel, initrd: Some(b"initrd"), cmdline: "console=ttyS0", seed: None };
+
+    let image = booted(64 * MIB, &payload).unwrap();
+
+    let argument = u64::from(boot::ZERO_PAGE);
+    assert_eq!((image.entry, image.argument, image.mode), (16 * MIB + 0x200, argument, CpuMode::Usual));
+    assert_eq!(piece(&image, "kernel"), (16 * MIB, [0x55; 1024].as_slice()));
+    assert_eq!(piece(&image, "initrd"), (18 * MIB, b"initrd".as_slice()));
+    assert_eq!(piece(&image, "command line").1, b"console=ttyS0\0");
+    assert_eq!(piece(&image, "ACPI tables").0, acpi::ROOT);
+    let (_, page) = piece(&image, "zero page");
+    assert_eq!(
+        (&page[0x70..0x78], &page[0x258..0x260]),
+        (&[0, 0, 0x0e, 0, 0, 0, 0, 0][..], &kernel[0x258..0x260])
+    );
+}
+
+#[test]
+fn no_two_pieces_overlap() {
+    let kernel = image();
+    let seed = Some([7; 64]);
+    let payload = Payload { kernel: &kernel, initrd: Some(&[1; 5000]), cmdline: &"x".repeat(40), seed };
+    let mut ranges: Vec<(u64, u64)> = booted(64 * MIB, &payload)
+        .unwrap()
+        .pieces
+        .iter()
+        .map(|piece| (piece.address, piece.address + piece.bytes.len() as u64))
+        .collect();
+
+    ranges.sort_unstable();
+
+    assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
+}
+
+#[test]
+fn a_seed_is_one_more_thing_that_the_zero_page_leads_to() {
+    let kernel = image();
+
+    let image =
+        booted(64 * MIB, &Payload { kernel: &kernel, seed: Some([7; 64]), ..Payload::default() }).unwrap();
+
+    let (_, page) = piece(&image, "zero page");
+    let (at, seed) = piece(&image, "seed");
+    assert_eq!(page[0x250..0x258], at.to_le_bytes());
+    assert_eq!(seed, [&[0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 64, 0, 0, 0], [7; 64].as_slice()].concat());
+}
+
+#[test]
+fn a_program_with_a_note_begins_by_pvh() {
+    let kernel = vmlinux();
+    let payload = Payload { kernel: &kernel, initrd: Some(b"initrd"), cmdline: "a", seed: None };
+
+    let image = booted(64 * MIB, &payload).unwrap();
+
+    let at = u64::from(boot::ZERO_PAGE);
+    assert_eq!((image.entry, image.argument, image.mode), (2 * MIB + 4, at, CpuMode::Protected));
+    let (place, info) = piece(&image, "start info");
+    assert_eq!((place, &info[..4]), (at, [0x78, 0xc5, 0x6e, 0x33].as_slice()));
+    // The root pointer of ACPI; the module.
+    assert_eq!((&info[32..36], &info[56..60]), (&[0, 0, 0x0e, 0][..], &[0, 0x10, 0x20, 0][..]));
+}
+
+#[test]
+fn what_the_kernel_would_not_find_or_read_is_refused_with_its_limit() {
+    let kernel = image();
+    let said = |memory, initrd, cmdline: &str| {
+        let payload = Payload { kernel: &kernel, initrd, cmdline, seed: None };
+        booted(memory, &payload).unwrap_err().to_string()
+    };
+    let large = vec![0; 3 << 20];
+
+    assert_eq!(
+        said(64 * MIB, Some(&large), ""),
+        "the initrd has 3145728 bytes, and this kernel finds one up to 0x13fffff (its initrd_addr_max), which leaves \
+         2 MiB after the kernel; make it smaller"
+    );
+    assert_eq!(
+        said(64 * MIB, None, &"x".repeat(41)),
+        "the kernel command line has 41 characters, and Linux keeps 40; shorten it by 1"
+    );
+    assert_eq!(
+        said(17 * MIB, None, ""),
+        "the kernel takes 2 MiB, and of 17 MiB of memory 1 MiB are left for it; give the guest at least 18 MiB"
+    );
+}
