@@ -200,7 +200,7 @@ fn what_is_no_program_is_refused_before_there_is_a_machine() {
 
     let ended = ambit(["run", "--board", "pc", "--kernel", path]);
 
-    let why = "it is no ELF file; give it a static 64-bit ELF program";
+    let why = "it is no ELF file; give it a bzImage or a static 64-bit ELF program";
     let expected = format!("ambit: error: the kernel is not one this board can start: {why}\n");
     assert_eq!((ended.code, ended.stdout, ended.stderr), (2, none(), expected));
 }

@@ -347,8 +347,15 @@ fn what_makers_keep_free_is_for_x86_64_machines_and_named_where_it_is_in_the_way
         desk.refusal(2, "plan --arch aarch64 --hole relocate"),
         "ambit: error: --hole makes no sense on a board that is no x86_64 machine\n"
     );
-    assert_eq!(desk.refusal(2, "plan --arch x86_64 --reserve 0x1000+4K"), "");
-    assert_eq!(desk.refusal(3, "plan --arch x86_64 --vendor intel --reserve 0xc0000000+4K"), "");
+    assert_eq!(
+        desk.refusal(2, "plan --arch x86_64 --reserve 0x1000+4K"),
+        "ambit: error: board 'pc' starts its guests in the first MiB, so [0x1000-0x1fff] cannot be kept free of RAM\n"
+    );
+    assert_eq!(
+        desk.refusal(3, "plan --arch x86_64 --vendor intel --reserve 0xc0000000+4K"),
+        "ambit: error: pci.mmio32 wants [0xc0000000-0xdfffffff], but reserved.user0 has [0xc0000000-0xc0000fff]; \
+         move one of them\n  help: do without PCI (--pci off)\n"
+    );
 }
 
 #[test]

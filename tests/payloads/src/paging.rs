@@ -40,7 +40,7 @@ fn below(table: u64, number: u64) -> Option<u64> {
         if next >= POOL_TABLES {
             return None;
         }
-        write64(entry, POOL + next * 4096 | TABLE);
+        write64(entry, (POOL + next * 4096) | TABLE);
     }
     Some(read64(entry) & ADDRESS)
 }

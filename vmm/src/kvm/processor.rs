@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ambit_device_manager::{IommuRegion, Processor};
-use ambit_x86_64::host::{Identity, identify};
+use ambit_x86_64::host::Identity;
 use ambit_x86_64::reserved::parse_regions;
 
 /// Linux `Documentation/ABI/testing/sysfs-kernel-iommu_groups`.
@@ -23,7 +23,7 @@ pub fn guest_bits() -> u8 {
 
 #[cfg(target_arch = "x86_64")]
 fn identity() -> Option<Identity> {
-    Some(identify(|number| {
+    Some(ambit_x86_64::host::identify(|number| {
         let leaf = std::arch::x86_64::__cpuid(number);
         [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
     }))

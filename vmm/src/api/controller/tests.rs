@@ -186,8 +186,11 @@ fn what_cannot_be_plugged_is_refused_in_the_words_of_the_command_line_and_change
                 .to_owned(),
         ),
         (
-            "plug --net fd=3,id=n".to_owned(),
-            "error: n cannot be had: this program has no nets on open files".to_owned(),
+            "plug --net fd=100000,id=n".to_owned(),
+            "error: net 'n': file descriptor 100000 is not open; start this program with a tap open as that number \
+             (100000<>/dev/net/tun, attached by TUNSETIFF), or give the name of a tap; cause: Bad file descriptor (os \
+             error 9)"
+                .to_owned(),
         ),
     ];
     for (line, expected) in cases {
