@@ -146,7 +146,7 @@ mod on_40_bits {
         let expected = [
             ["make the virtual machine", "43 address bits", "refused"],
             ["make the virtual machine", "40 address bits, the most this host has", "ok"],
-            ["map RAM", "[0x40000000-0x6003fffffff]", "refused"],
+            ["map RAM", "[0x40000000-0x4003fffffff]", "refused"],
         ];
         assert_eq!(ended.code, 3, "{report:#}");
         assert_eq!(rows(&report)[..3], expected.map(|row| row.map(str::to_owned)));
