@@ -498,11 +498,15 @@ impl Settings<'_> {
             Bits::Of(_) => (String::new(), "plan on the host itself"),
         };
         let (page_size, cpus) = (host.page_size, host.max_cpus);
+        let rest = match self.board.arch() {
+            Arch::Aarch64 => format!("{cpus} vCPUs and an ITS"),
+            Arch::X86_64 => format!("{cpus} vCPUs and AMD's processors"),
+        };
         Diagnostic {
             code: "host-assumed".into(),
             severity: Severity::Note,
             message: format!(
-                "no host was asked; assumed is one with {bits}pages of {page_size} bytes, {cpus} vCPUs and an ITS"
+                "no host was asked; assumed is one with {bits}pages of {page_size} bytes, {rest}"
             ),
             remedies: vec![remedy.into()],
         }

@@ -27,7 +27,7 @@ pub fn reach(address: u64) -> bool {
     let Some(table) = directory.and_then(|directory| below(directory, address >> 30)) else { return false };
     let entry = table + (address >> 21 & 0x1ff) * 8;
     if read64(entry) == 0 {
-        write64(entry, address >> 21 << 21 | PAGE);
+        write64(entry, (address >> 21 << 21) | PAGE);
     }
     true
 }

@@ -1,6 +1,7 @@
 use std::path::Path;
 
-use ambit_device_manager::Transport;
+use ambit_device_manager::{HolePolicy, Transport};
+use ambit_resources::AddressRange;
 
 use super::device_settings::Rate;
 use super::*;
@@ -294,6 +295,44 @@ fn what_a_device_says_has_to_make_sense_together() {
         "the virtio console and the balloon are both called 'x'; give one of them another id"
     );
     assert_eq!(refusal("console = { to = '' }"), "the name of the file of the virtio console is empty");
+}
+
+#[test]
+fn what_is_kept_free_is_said_by_keys_and_added_to_by_options() {
+    let text = "board = 'pc'\nvendor = 'hygon'\nhole = 'relocate'\nreserve_ht = false\nreserve = ['4G+1G']";
+    let options = toml("vendor = 'host'\nreserve = ['host', '0x200000000+4096']");
+
+    let settings = settle(toml(text).overridden_by(options), &[&TOY, &PC], None).unwrap();
+
+    assert_eq!(
+        settings.reserve,
+        Reserve {
+            policy: HolePolicy::Relocate,
+            vendor: None,
+            without_ht: true,
+            of_devices: true,
+            ranges: vec![AddressRange::fixed(4 << 30, 1 << 30), AddressRange::fixed(0x2_0000_0000, 4096)],
+        }
+    );
+    assert_eq!(settled("reserve = ['2G+1M']").reserve.ranges, [AddressRange::fixed(2 << 30, 1 << 20)]);
+    for (text, what) in [
+        ("vendor = 'amd'", "--vendor"),
+        ("hole = 'split'", "--hole"),
+        ("reserve_ht = false", "--no-reserve-ht"),
+        ("reserve = ['host']", "--reserve host"),
+    ] {
+        assert_eq!(refusal(text), format!("{what} makes no sense on a board that is no x86_64 machine"));
+    }
+}
+
+#[test]
+fn on_paper_a_pc_keeps_out_of_what_any_processor_keeps() {
+    let vendor = |board: &str| {
+        let (facts, _) = settled(&format!("board = '{board}'")).facts_on_paper(None);
+        facts.processor.map(|processor| processor.vendor)
+    };
+
+    assert_eq!((vendor("pc"), vendor("toy")), (Some(Vendor::Amd), None));
 }
 
 #[test]
