@@ -18,16 +18,35 @@ use work::Work;
 const ROUNDS: usize = 3;
 
 fn main() -> ExitCode {
-    let about: Vec<String> = std::env::args().skip(1).chain(surroundings()).collect();
+    let (mut about, only) = arguments(std::env::args().skip(1));
+    about.extend(surroundings());
     let scratch = Scratch::new();
     let mut table = Table { about, rows: Vec::new() };
     for transport in Transport::BOTH {
-        table.rows.extend(measured(transport, &scratch));
-        // A long run that is ended before its end has said something.
-        println!("\n{table}\n\n{}", table.json());
+        let mut works = work::all();
+        works.retain(|work| only.is_empty() || only.iter().any(|word| name(transport, work).contains(word)));
+        if !works.is_empty() {
+            table.rows.extend(measured(transport, &works, &scratch));
+            // A long run that is ended before its end has said something.
+            println!("\n{table}\n\n{}", table.json());
+        }
     }
+    assert!(!table.rows.is_empty(), "nothing that is measured has one of {only:?} in its name");
     let missed = table.rows.iter().any(|row| !row.missed().is_empty());
     if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What the numbers are of, a sentence each, and the words after `--only`.
+fn arguments(mut words: impl Iterator<Item = String>) -> (Vec<String>, Vec<String>) {
+    let (mut about, mut only) = (Vec::new(), Vec::new());
+    while let Some(word) = words.next() {
+        if word == "--only" {
+            only.extend(words.next());
+        } else {
+            about.push(word);
+        }
+    }
+    (about, only)
 }
 
 fn surroundings() -> Vec<String> {
@@ -41,10 +60,9 @@ fn surroundings() -> Vec<String> {
 }
 
 /// Both guests are up, and one works while the other waits.
-fn measured(transport: Transport, scratch: &Scratch) -> Vec<Row> {
+fn measured(transport: Transport, works: &[Work], scratch: &Scratch) -> Vec<Row> {
     println!("{}: booting both", transport.name());
     let mut machines = [Monitor::Ambit, Monitor::Qemu].map(|who| Machine::boot(who, transport, scratch));
-    let works = work::all();
     let mut rows: Vec<Row> = works.iter().map(|work| row(transport, work)).collect();
     for round in 0..=ROUNDS {
         println!("{}: round {round} of {ROUNDS}", transport.name());
@@ -60,9 +78,9 @@ fn measured(transport: Transport, scratch: &Scratch) -> Vec<Row> {
 
 fn row(transport: Transport, work: &Work) -> Row {
     let stream = matches!(work, Work::Net { protocol: "tcp", .. });
-    Row {
-        what: format!("{} {}", transport.name(), work.name()),
-        samples: Vec::new(),
-        unit: stream.then_some(64 << 10),
-    }
+    Row { what: name(transport, work), samples: Vec::new(), unit: stream.then_some(64 << 10) }
+}
+
+fn name(transport: Transport, work: &Work) -> String {
+    format!("{} {}", transport.name(), work.name())
 }

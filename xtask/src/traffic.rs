@@ -11,15 +11,21 @@ use crate::job::Job;
 use crate::progress::say;
 use crate::venue::Venue;
 
-pub fn main() -> Result<i32> {
+/// Everything, or only what has one of the words in its name.
+pub fn main(only: &[&str]) -> Result<i32> {
     let monitor = build::monitor(ARM64, RELEASE)?;
     let traffic = measuring("ambit-traffic-bench", ARM64, RELEASE)?;
     let load = measuring("ambit-load", ARM64, RELEASE)?;
     let venue = Venue::find(&monitor)?.with_qemu()?;
     let cpu = Cpu::Max;
-    let about = [machine()?, format!("KVM: {}", venue.kind(cpu))];
+    let mut arguments = vec![machine()?, format!("KVM: {}", venue.kind(cpu))];
+    arguments.extend(only.iter().flat_map(|word| ["--only".to_owned(), (*word).to_owned()]));
     let job = Job {
-        script: format!("set -- {}\nbench=ambit-traffic-bench\n{}", joined(&about), include_str!("bench.sh")),
+        script: format!(
+            "set -- {}\nbench=ambit-traffic-bench\n{}",
+            joined(&arguments),
+            include_str!("bench.sh")
+        ),
         files: vec![
             (monitor, "ambit".to_owned()),
             (traffic, "ambit-traffic-bench".to_owned()),
