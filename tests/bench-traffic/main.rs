@@ -15,7 +15,7 @@ use table::{Row, Table};
 use work::Work;
 
 /// Counted rounds, after one that is not.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 fn main() -> ExitCode {
     let (mut about, only) = arguments(std::env::args().skip(1));

@@ -97,4 +97,9 @@ impl Hand {
             None => drop(self.ring.serve(memory, |chain| chain.writable.len() as u32).unwrap()),
         }
     }
+
+    /// The same, with what somebody else does to the queue.
+    pub fn serve_by<R>(&mut self, serve: impl FnOnce(&mut Ring, &GuestMemory) -> R) -> R {
+        serve(&mut self.ring, &self.run.memory)
+    }
 }

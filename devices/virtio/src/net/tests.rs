@@ -3,8 +3,12 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::card::Card;
+use super::transmit::Transmitter;
 use super::*;
+use crate::driver::hand::Hand;
 use crate::driver::{EVENT_IDX, Machine, VERSION_1, Vq, WRITE, until};
+use crate::worker::Next;
 
 mod rules;
 mod wire;
@@ -144,6 +148,28 @@ fn what_is_no_frame_is_not_sent_and_its_head_comes_back() {
     // None of them comes before this one.
     assert_eq!(bench.send(&frame(64)), 0);
     assert!(bench.sent() == frame(64));
+}
+
+#[test]
+fn kicks_are_asked_for_when_a_look_finds_nothing_to_send() {
+    let (near, far) = UnixDatagram::pair().unwrap();
+    let wire = Wire { socket: near.into(), told: Arc::default() };
+    let card = Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap();
+    let mut hand = Hand::new(VERSION_1);
+    let mut transmitter = Transmitter::new();
+    hand.serve_by(|_, memory| transmitter.begin(VERSION_1, memory));
+    let at = hand.machine.put(&frame(200));
+    hand.driver.offer(&[(at, 200, 0)]);
+
+    let mut look = || {
+        let next = hand
+            .serve_by(|ring, memory| transmitter.transmit(ring, memory, &*card.carriers[0], &card))
+            .unwrap();
+        (next, hand.driver.wants_kick(false, 0), hand.driver.used_index())
+    };
+
+    assert_eq!([look(), look()], [(Next::Again, false, 1), (Next::Wait, true, 1)]);
+    assert_eq!(far.recv(&mut [0; 300]).unwrap(), 200);
 }
 
 #[test]

@@ -98,6 +98,10 @@ impl Transmitter {
         let mut turn = Turn::default();
         while !turn.is_over() {
             let Some((head, walked)) = ring.next_into(memory, &mut self.chain)? else {
+                // Who has just sent often sends more, so there is one more look before kicks are asked for.
+                if !self.used.is_empty() {
+                    return Ok(Next::Again);
+                }
                 if !ring.listen(memory)? {
                     return Ok(Next::Wait);
                 }
