@@ -44,24 +44,32 @@ impl Watch {
     /// # Errors
     /// If the kernel does not talk of interfaces.
     pub fn new(interface: &Interface) -> io::Result<Option<(Self, State)>> {
+        let mut watch = Self::open()?;
+        let found = watch.find(interface, |link| (link.index, link.state()))?;
+        Ok(found.map(|(index, state)| (Self { index, ..watch }, state)))
+    }
+
+    fn open() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         let groups = u32::try_from(libc::RTMGRP_LINK).map_err(io::Error::other)?;
         bind(&socket, &SocketAddrNetlink::new(0, groups))?;
-        let mut watch = Self { socket, index: 0, buffer: vec![0; LONGEST].into() };
-        watch.ask(Some(&interface.name))?;
+        Ok(Self { socket, index: 0, buffer: vec![0; LONGEST].into() })
+    }
+
+    /// Asks for the interface, and what `of` makes of the answer. `None` if there is none.
+    fn find<T>(&mut self, interface: &Interface, of: impl Fn(&Link<'_>) -> T) -> io::Result<Option<T>> {
+        self.ask(Some(&interface.name))?;
         // The answer is there when the question was taken.
         for _ in 0..TURN {
-            let Some(len) = watch.next()? else { break };
-            let messages = Messages(watch.buffer.get(..len).unwrap_or_default());
+            let Some(len) = self.next()? else { break };
+            let messages = Messages(self.buffer.get(..len).unwrap_or_default());
             let named = |link: &Link<'_>| {
                 link.name() == Some(interface.name.as_bytes())
                     && link.address() == Some(&interface.address[..])
             };
             if let Some(link) = messages.filter_map(Link::of).filter(named).last() {
-                let state = link.state();
-                watch.index = link.index;
-                return Ok(Some((watch, state)));
+                return Ok(Some(of(&link)));
             }
         }
         Ok(None)
@@ -136,6 +144,15 @@ impl Watch {
     }
 }
 
+/// Whether a tap has packet information before every frame; `None` where nobody tells. The tap itself does not: what
+/// TUNGETIFF has for it is the number of another flag too, which is nearly always set (`IFF_NOFILTER`).
+///
+/// # Errors
+/// If the kernel does not talk of interfaces.
+pub fn has_packet_info(interface: &Interface) -> io::Result<Option<bool>> {
+    Ok(Watch::open()?.find(interface, |link| link.has_packet_info())?.flatten())
+}
+
 fn is_kernel(from: Option<SocketAddrAny>) -> bool {
     from.and_then(|from| SocketAddrNetlink::try_from(from).ok()).is_some_and(|from| from.pid() == 0)
 }
@@ -193,25 +210,35 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn attribute(&self, wanted: u16) -> Option<&'a [u8]> {
-        let mut rest = self.attributes;
-        loop {
-            let len = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
-            let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
-            let value = rest.get(4..len)?;
-            if kind == wanted {
-                return Some(value);
-            }
-            rest = rest.get(len.checked_next_multiple_of(4)?..)?;
-        }
-    }
-
     fn name(&self) -> Option<&'a [u8]> {
-        self.attribute(libc::IFLA_IFNAME)?.strip_suffix(&[0])
+        find(self.attributes, libc::IFLA_IFNAME)?.strip_suffix(&[0])
     }
 
     fn address(&self) -> Option<&'a [u8]> {
-        self.attribute(libc::IFLA_ADDRESS)
+        find(self.attributes, libc::IFLA_ADDRESS)
+    }
+
+    fn has_packet_info(&self) -> Option<bool> {
+        let kind = find(self.attributes, libc::IFLA_LINKINFO)?;
+        let of_tun = find(kind, libc::IFLA_INFO_DATA)?;
+        find(of_tun, IFLA_TUN_PI)?.first().map(|has| *has != 0)
+    }
+}
+
+/// Of what is told of an interface of the driver tun (`linux/if_link.h`).
+const IFLA_TUN_PI: u16 = 4;
+
+/// The value of the first attribute of a kind.
+fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = attributes;
+    loop {
+        let len = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
+        let value = rest.get(4..len)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        rest = rest.get(len.checked_next_multiple_of(4)?..)?;
     }
 }
 

@@ -10,10 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
 use super::header;
-use super::link::Interface;
+use super::link::{self, Interface};
 use super::{Carrier, Offloads};
 
-const TUN: &str = "/dev/net/tun";
+pub const TUN: &str = "/dev/net/tun";
 /// What every queue of a tap is opened with.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
@@ -143,7 +143,6 @@ impl Tap {
         let (name, flags) = (name_of(&request), flags_of(&request));
         let needed = [
             (libc::IFF_TAP, "carries packets and not frames"),
-            (libc::IFF_NO_PI, "has packet information before every frame"),
             (libc::IFF_VNET_HDR, "has no virtio header before every frame"),
             (
                 if several { libc::IFF_MULTI_QUEUE } else { libc::IFF_TAP },
@@ -154,8 +153,13 @@ impl Tap {
             return Err(TapError::Mode { fd, name, lacks });
         }
         let other = |source| TapError::Other { name: name.clone(), source };
+        let interface = interface(&file).map_err(other)?;
+        // Where nobody tells, it is as was asked for.
+        if let Ok(Some(true)) = link::has_packet_info(&interface) {
+            return Err(TapError::Mode { fd, name, lacks: "has packet information before every frame" });
+        }
         never_blocks(&file).map_err(other)?;
-        let tap = Self { interface: interface(&file).map_err(other)?, file, attached: Mutex::new(true) };
+        let tap = Self { interface, file, attached: Mutex::new(true) };
         tap.set_header_size().map_err(other)?;
         Ok(tap)
     }
@@ -324,6 +328,17 @@ fn refused(
         },
         _ => TapError::Other { name: own(), source },
     }
+}
+
+/// A queue as another program would open and attach it, with no more than `flags` for settings.
+///
+/// # Errors
+/// If this user may not, or the kernel has no such queue.
+#[cfg(test)]
+pub fn attached(name: &str, flags: libc::c_int) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).open(TUN)?;
+    ioctl(&file, libc::TUNSETIFF, &mut request(name, flags))?;
+    Ok(file)
 }
 
 /// Gives this thread, and those it makes, a network of its own without any interface that is up.

@@ -10,6 +10,7 @@ use crate::driver::hand::Hand;
 use crate::driver::{EVENT_IDX, Machine, VERSION_1, Vq, WRITE, until};
 use crate::worker::Next;
 
+mod inherited;
 mod rules;
 mod wire;
 
