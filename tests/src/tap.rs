@@ -16,10 +16,19 @@ pub struct Tap {
 impl Tap {
     #[expect(clippy::new_without_default, reason = "it makes an interface")]
     pub fn new() -> Self {
+        Self::made(&[])
+    }
+
+    /// One for several queues.
+    pub fn of_queues() -> Self {
+        Self::made(&["multi_queue"])
+    }
+
+    fn made(how: &[&str]) -> Self {
         let tap = Self::unmade();
-        ip(&["tuntap", "add", &tap.name, "mode", "tap"]);
+        ip(&[&["tuntap", "add", &tap.name, "mode", "tap"], how].concat());
         ip(&["address", "add", &format!("{}/24", tap.host()), "dev", &tap.name]);
-        ip(&["link", "set", &tap.name, "up"]);
+        tap.set("up");
         tap
     }
 
@@ -34,6 +43,15 @@ impl Tap {
     pub fn unmade() -> Self {
         let network = COUNT.fetch_add(1, Ordering::Relaxed);
         Self { name: format!("ambit{}-{network}", std::process::id()), network }
+    }
+
+    /// Takes the interface `up` or `down`.
+    pub fn set(&self, state: &str) {
+        ip(&["link", "set", &self.name, state]);
+    }
+
+    pub fn delete(&self) {
+        ip(&["link", "delete", &self.name]);
     }
 
     pub fn exists(&self) -> bool {

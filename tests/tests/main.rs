@@ -10,6 +10,7 @@ mod console;
 mod disks;
 mod endings;
 mod hotplug;
+mod links;
 mod memory;
 mod network;
 mod on_every_host;
