@@ -210,3 +210,30 @@ fn an_inherited_file_that_is_attached_to_nothing_is_no_tap() {
         assert!(matches!(error, TapError::NoTapFile { .. }), "{error}");
     });
 }
+
+// C-228
+#[test]
+fn all_frames_come_by_the_first_pair_while_no_other_is_in_use() {
+    alone(|| {
+        let files: Vec<File> = (0..3).map(|_| tap::attached("first", SEVERAL).unwrap()).collect();
+        let far = host("first");
+        let taps = Tap::from_fds(&numbers(&files)).unwrap();
+        let mut machine = Machine::new(Net::new("first", taps, &Options::new(MAC)).unwrap());
+        assert!(machine.negotiate(VERSION_1));
+        let (mut rx, _tx) = (machine.queue(0, 64), machine.queue(1, 64));
+        machine.go();
+        let at = machine.alloc(2048, 1);
+
+        // Each is of another flow, which the host would give to any of the queues.
+        for port in 1..40 {
+            let told = format!("to port {port}");
+            far.send_to(told.as_bytes(), (std::net::Ipv4Addr::from(GUEST), port)).unwrap();
+            until("the datagram", || {
+                rx.offer(&[(at, 2048, WRITE)]);
+                machine.kick(&rx);
+                let (_, len) = rx.wait();
+                machine.bytes(at, len as usize).ends_with(told.as_bytes()).then_some(())
+            });
+        }
+    });
+}

@@ -21,6 +21,8 @@ struct Rig {
     tx: Vec<Vq>,
     control: Vq,
     far: Vec<UnixDatagram>,
+    /// What the first carrier was told.
+    told: Arc<Mutex<Vec<Offloads>>>,
     /// Bytes of the guest's header.
     header: usize,
 }
@@ -30,13 +32,14 @@ fn rig(face: Face, features: u64) -> Rig {
 }
 
 fn rig_with(face: Face, features: u64, pairs: u16, options: &Options) -> Rig {
-    let mut far = Vec::new();
-    let wire = |_| {
+    let (mut far, told) = (Vec::new(), Arc::<Mutex<Vec<Offloads>>>::default());
+    let wire = |pair: u16| {
         let (near, other) = UnixDatagram::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         other.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         far.push(other);
-        Wire { socket: near.into(), told: Arc::default() }
+        let told = if pair == 0 { Arc::clone(&told) } else { Arc::default() };
+        Wire { socket: near.into(), told }
     };
     let wires = (0..pairs).map(wire).collect();
     let id = crate::driver::unique("rule");
@@ -48,7 +51,7 @@ fn rig_with(face: Face, features: u64, pairs: u16, options: &Options) -> Rig {
     let tx = (0..used).map(|pair| machine.queue(2 * pair + 1, 16)).collect();
     let control = machine.queue(2 * used, 16);
     machine.go();
-    Rig { id, machine, rx, tx, control, far, header: header::size(all) }
+    Rig { id, machine, rx, tx, control, far, told, header: header::size(all) }
 }
 
 impl Rig {
@@ -277,6 +280,32 @@ fn a_frame_beyond_the_mtu_is_not_passed_on_once_that_was_agreed() {
     }
 }
 
+// C-211
+#[test]
+fn a_segment_may_be_longer_than_the_mtu_and_so_may_a_frame_by_its_vlan() {
+    let options = Options { mtu: Some(1400), ..Options::new(Mac(OWN)) };
+    let tagged = |kind: [u8; 2], len| {
+        let mut frame = on_the_wire(PLAIN, len);
+        frame[header::SIZE + 12..header::SIZE + 14].copy_from_slice(&kind);
+        frame
+    };
+    for face in Face::ALL {
+        let mut rig = rig_with(face, MTU | TSO, 1, &options);
+        let header = rig.header as u32;
+        for _ in 0..3 {
+            rig.post(0, 4000);
+        }
+        rig.far[0].send(&tagged([0x81, 0x00], 1419)).unwrap();
+        rig.far[0].send(&tagged([0x08, 0x00], 1418)).unwrap();
+        rig.far[0].send(&tagged([0x81, 0x00], 1418)).unwrap();
+        rig.far[0].send(&tagged([0x88, 0xa8], 1418)).unwrap();
+        rig.far[0].send(&on_the_wire([1, 1, 54, 0, 100, 0, 34, 0, 16, 0, 0, 0], 3000)).unwrap();
+
+        let lens: Vec<u32> = (0..3).map(|_| rig.rx[0].wait().1 - header).collect();
+        assert_eq!(lens, [1418, 1418, 3000], "{face:?}");
+    }
+}
+
 // C-212, C-213, C-214
 #[test]
 fn of_a_senders_header_only_what_was_agreed_reaches_the_host() {
@@ -341,6 +370,55 @@ fn no_segment_comes_that_was_not_agreed_and_each_has_a_sum_to_make_and_a_size() 
         let (_, len) = without.rx[0].wait();
         let one = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
         assert_eq!(without.machine.bytes(at, len as usize), without.framed(one, 60), "{face:?}");
+    }
+}
+
+// C-216
+#[test]
+fn a_mergeable_frame_fills_buffer_after_buffer_and_says_how_many() {
+    for face in Face::ALL {
+        let mut rig = rig(face, MRG);
+        let first = rig.post(0, 100);
+        for _ in 0..5 {
+            rig.post(0, 100);
+        }
+        rig.far[0].send(&on_the_wire(PLAIN, 338)).unwrap();
+
+        let lens: Vec<u32> = (0..4).map(|_| rig.rx[0].wait().1).collect();
+        assert_eq!((lens, rig.rx[0].poll()), (vec![100, 100, 100, 50], None), "{face:?}");
+        let four = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0];
+        assert_eq!(rig.machine.bytes(first, 350), rig.framed(four, 338), "{face:?}");
+    }
+}
+
+// C-217
+#[test]
+fn a_sum_that_is_known_to_be_good_is_told_of_to_who_agreed_to_sums() {
+    let good = [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (face, features) in Face::ALL.into_iter().flat_map(|face| [(face, 0), (face, GUEST_CSUM)]) {
+        let mut rig = rig(face, features);
+        let at = rig.post(0, 1600);
+        rig.far[0].send(&on_the_wire(good, 60)).unwrap();
+        rig.rx[0].wait();
+
+        assert_eq!(rig.machine.bytes(at, 1), [if features == 0 { 0 } else { 2 }], "{face:?}");
+    }
+}
+
+// C-219
+#[test]
+fn at_every_start_the_carrier_does_what_was_agreed_then() {
+    for face in Face::ALL {
+        let rig = rig(face, TSO);
+        rig.machine.set_status(0);
+        assert!(rig.machine.negotiate(if face.is_legacy() { GUEST_CSUM } else { VERSION_1 | GUEST_CSUM }));
+        rig.machine.go();
+
+        let csum = Offloads { csum: true, ..Offloads::default() };
+        let mut told = rig.told.lock().unwrap().clone();
+        // A legacy queue that comes into use is a start of its own.
+        told.dedup();
+        assert_eq!(told, [Offloads { tso4: true, ..csum }, csum], "{face:?}");
     }
 }
 
