@@ -79,6 +79,7 @@ A device has the same keys there as in its option:
                         flushes are ignored [writeback]
   engine=E              sync or io_uring [sync]
   discard=on|off        whether the guest gives room back [on, if it may write]
+  lock=on|off           whether it is kept from other monitors that lock it [on]
   bandwidth=SIZE[/s]    how many bytes pass in a second, both ways together [no limit]
   bandwidth-burst=SIZE  how many more pass once [0]
   iops=N, iops-burst=N  the same for requests [no limit]

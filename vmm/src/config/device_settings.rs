@@ -33,6 +33,8 @@ pub struct DiskSettings {
     pub engine: Engine,
     /// The guest may give room back; never with `readonly`.
     pub discard: bool,
+    /// No other monitor that locks its disks has it too, unless neither writes.
+    pub lock: bool,
     /// Of both directions together.
     pub limits: Limits,
 }
@@ -171,6 +173,7 @@ fn disk(
         cache: said.cache.unwrap_or_default(),
         engine: said.engine.unwrap_or_default(),
         discard: said.discard.map_or(!readonly, |discard| discard.0),
+        lock: said.lock.is_none_or(|lock| lock.0),
         limits: Limits {
             bytes: rate(said.bandwidth, said.bandwidth_burst)
                 .ok_or_else(|| pointless("bandwidth-burst", "without bandwidth"))?,

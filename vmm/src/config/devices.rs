@@ -35,6 +35,8 @@ pub struct Disk {
     #[serde(default, deserialize_with = "present")]
     pub discard: Option<Switch>,
     #[serde(default, deserialize_with = "present")]
+    pub lock: Option<Switch>,
+    #[serde(default, deserialize_with = "present")]
     pub bandwidth: Option<Bandwidth>,
     #[serde(rename = "bandwidth-burst", alias = "bandwidth_burst", default, deserialize_with = "present")]
     pub bandwidth_burst: Option<Bandwidth>,

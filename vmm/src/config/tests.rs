@@ -188,7 +188,7 @@ fn devices_have_the_boards_transport_unless_they_say_theirs() {
 #[test]
 fn a_disk_says_all_there_is_of_it() {
     let text = "path=a,id=root,readonly=off,transport=pci-legacy,queues=16,queue-size=1024,cache=none,\
-                engine=io_uring,discard=off,bandwidth=100M/s,bandwidth-burst=1G,iops=500,iops-burst=1000";
+                engine=io_uring,discard=off,lock=off,bandwidth=100M/s,bandwidth-burst=1G,iops=500,iops-burst=1000";
     let config = Config { disks: vec![text.parse().unwrap()], ..Config::default() };
 
     let settings = settle(config, &[&TOY], None).unwrap();
@@ -206,6 +206,7 @@ fn a_disk_says_all_there_is_of_it() {
             cache: Cache::None,
             engine: Engine::IoUring,
             discard: false,
+            lock: false,
             limits: Limits { bytes: rate(100 << 20, 1 << 30), count: rate(500, 1000) },
         }]
     );
@@ -225,6 +226,7 @@ fn a_disk_is_plain_unless_it_says_otherwise() {
         cache: Cache::Writeback,
         engine: Engine::Sync,
         discard: true,
+        lock: true,
         limits: Limits::default(),
     };
     let other = DiskSettings {
@@ -232,6 +234,7 @@ fn a_disk_is_plain_unless_it_says_otherwise() {
         path: "b".into(),
         readonly: true,
         discard: false,
+        lock: true,
         ..plain.clone()
     };
     assert_eq!(disks, [plain, other]);

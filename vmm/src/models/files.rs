@@ -15,7 +15,7 @@ use crate::config::{ConfigError, DiskSettings, Settings};
 pub struct Files {
     pub kernel: Vec<u8>,
     pub initrd: Option<Vec<u8>>,
-    /// One for each disk of the settings, in their order. Each is locked for as long as it is open.
+    /// One for each disk of the settings, in their order. Each is locked for as long as it is open, unless it says otherwise.
     pub disks: Vec<File>,
     /// What those are.
     pub seen: Seen,
@@ -99,11 +99,13 @@ impl FilesError {
             Self::Held { .. } => {
                 vec!["unmount it".into(), "add readonly=on, if the guest need not write it".into()]
             }
-            Self::InUse { readonly: true, .. } => vec!["stop that one; lslocks names it".into()],
-            Self::InUse { readonly: false, .. } => vec![
-                "stop that one; lslocks names it".into(),
-                "add readonly=on to both, if neither guest need write it".into(),
-            ],
+            Self::InUse { readonly, .. } => {
+                let neither = "add readonly=on to both, if neither guest need write it".to_owned();
+                let neither = (!readonly).then_some(neither);
+                let stop = ["stop that one; lslocks names it".to_owned()];
+                let share = "add lock=off, if both guests know how to share it".to_owned();
+                stop.into_iter().chain(neither).chain([share]).collect()
+            }
         }
     }
 }
@@ -155,7 +157,9 @@ pub fn open_disks(disks: &[DiskSettings], seen: &mut Seen) -> Result<Vec<File>, 
             let both = !with.readonly && !disk.readonly;
             return Err(FilesError::SameFile { first: subject_of(with), second: subject_of(disk), both });
         }
-        lock(disk, &file)?;
+        if disk.lock {
+            lock(disk, &file)?;
+        }
         seen.0.push((identity, disk.clone()));
         files.push(file);
     }

@@ -232,15 +232,33 @@ fn a_disk_that_another_monitor_may_write_is_refused() {
         writer.refusal(),
         "disk 'disk0' (a.img) is in use by another program, probably another monitor\n\
          stop that one; lslocks names it\n\
-         add readonly=on to both, if neither guest need write it"
+         add readonly=on to both, if neither guest need write it\n\
+         add lock=off, if both guests know how to share it"
     );
     let mut reader = writer;
     reader.config.disks.clear();
     assert_eq!(
         reader.disk("a.img,readonly=on").refusal(),
         "disk 'disk0' (a.img) is in use by another program, probably another monitor\n\
-         stop that one; lslocks names it"
+         stop that one; lslocks names it\n\
+         add lock=off, if both guests know how to share it"
     );
+}
+
+// F-09
+#[test]
+fn a_disk_that_is_not_locked_is_had_beside_another_monitor_and_keeps_none_away() {
+    let mut bench = Bench::new().disk("a.img");
+    let locking = bench.open().unwrap();
+    bench.config.disks.clear();
+    bench = bench.disk("a.img,lock=off");
+
+    let sharing = bench.open();
+
+    assert!(sharing.is_ok());
+    drop(locking);
+    bench.config.disks.clear();
+    assert!(bench.disk("a.img").open().is_ok());
 }
 
 #[test]
