@@ -9,6 +9,9 @@
 pub mod board_file;
 pub mod boot;
 pub mod fdt;
+#[cfg(any(test, feature = "bench"))]
+#[allow(clippy::cast_possible_truncation)]
+pub mod fuzz;
 pub mod gic;
 mod image;
 mod kvmtool;

@@ -11,6 +11,9 @@ pub mod bzimage;
 mod dsdt;
 pub mod e820;
 pub mod elf;
+#[cfg(any(test, feature = "bench"))]
+#[allow(clippy::cast_possible_truncation)]
+pub mod fuzz;
 pub mod host;
 pub mod kernel;
 pub mod load;

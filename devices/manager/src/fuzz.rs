@@ -6,6 +6,7 @@
 // The machine of this crate's own tests.
 #[path = "../tests/pci/mod.rs"]
 mod pci;
+mod start;
 
 use ambit_bus::bench::Held;
 use ambit_bus::{BarSpace, Space};
@@ -14,6 +15,8 @@ use arbitrary::{Result, Unstructured};
 
 use crate::{Decoded, Outcome, pci as parts};
 use pci::{BARS, BELL, CONSOLE, ECAM, IO, MMIO32, Machine, RAM};
+
+pub use start::Start;
 
 type Input<'a> = Unstructured<'a>;
 

@@ -1,0 +1,40 @@
+//! Kernels of any kind and shape as random bytes, each started on a small machine if it is one.
+//!
+//! The targets of `fuzz/` are these functions. Each returns for any bytes at all, and panics only over a broken
+//! promise.
+
+mod image;
+
+use arbitrary::Unstructured;
+
+/// A name in `fuzz/`, and what runs one input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[("arm64_image", arm64_image)];
+
+/// An `Image`, mostly good: plain, in gzip, or in an EFI image that unpacks itself.
+pub fn arm64_image(bytes: &[u8]) {
+    let _end = image::body(&mut Unstructured::new(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_bus::bench::{random, replay};
+
+    use super::TARGETS;
+
+    #[test]
+    fn inputs_that_were_worth_keeping_harm_nothing() {
+        for (name, target) in TARGETS {
+            replay(name, *target);
+        }
+    }
+
+    #[test]
+    fn random_bytes_harm_nothing() {
+        for (_, target) in TARGETS {
+            random(if cfg!(miri) { 10 } else { 2000 }, 300, *target);
+        }
+    }
+}
