@@ -1,6 +1,5 @@
 //! What needs no KVM: formatting, lints, licences, dependencies, and the tests of each crate.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use crate::build::ARM64;
 use crate::command::{Run, command};
 use crate::failure::Result;
 use crate::flat;
-use crate::places::{self, CacheLock};
+use crate::places;
 use crate::progress::{say, step};
 use crate::tools;
 use crate::vendor;
@@ -71,7 +70,7 @@ pub fn soak(cases: u64) -> Result<()> {
 }
 
 fn deny(which: impl IntoIterator<Item = String>) -> Result<Command> {
-    let mut deny = command(cargo_deny()?, which);
+    let mut deny = command(tools::crate_program("cargo-deny", CARGO_DENY)?, which);
     deny.args(["--all-features", "--log-level", "error", "check"]);
     // Advisories come from a database elsewhere, which is not always to be had and changes without us.
     deny.args(["bans", "licenses", "sources"]).current_dir(places::checkout());
@@ -91,24 +90,4 @@ fn shown(what: &str, mut command: Command) -> Result<()> {
     command.show()?;
     eprintln!("    took {:.1} s", begun.elapsed().as_secs_f32());
     Ok(())
-}
-
-/// The machine's cargo-deny, or one of our own.
-fn cargo_deny() -> Result<PathBuf> {
-    if let Some(installed) = tools::find("cargo-deny") {
-        return Ok(installed);
-    }
-    let root = places::cache().join("tools");
-    let ours = root.join("bin/cargo-deny");
-    let _lock = CacheLock::take()?;
-    if ours.exists() {
-        return Ok(ours);
-    }
-    // Not optimised: it runs for a second, and compiling is what takes time.
-    let mut install = cargo(["install", "--locked", "--quiet", "--version", CARGO_DENY, "--profile", "dev"]);
-    install.args(["--config", "profile.dev.debug=false", "cargo-deny", "--root"]).arg(&root);
-    install.env("CARGO_TARGET_DIR", root.join("build"));
-    step("building cargo-deny, once: a minute or two", || install.capture())?;
-    let _ = std::fs::remove_dir_all(root.join("build"));
-    Ok(ours)
 }

@@ -1,7 +1,9 @@
 //! What random bytes and an interpreter find: the targets of `fuzz/` for a minute each, and tests under Miri.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -10,126 +12,152 @@ use crate::command::{Run, command, last_lines};
 use crate::failure::{About, Failure, Result};
 use crate::places;
 use crate::progress::{say, step};
+use crate::tools;
 
+/// The version that is built when the machine has none.
+const CARGO_FUZZ: &str = "0.13.2";
 /// How long each target runs.
 const SECONDS: u64 = 60;
-/// A run that takes longer counts as hung.
-const HANG: u64 = 10;
+/// A run that takes longer counts as hung; on a busy machine a good one can take seconds.
+const HANG: u64 = 60;
 const LONGEST: u64 = 4096;
 
-/// What Miri runs: tests of rings, transports and parsers that need no system call it does not know.
+/// What Miri runs of each crate: tests of rings, transports and parsers that make no system call it does not know.
 const MIRI: &[(&str, &[&str])] = &[
-    ("ambit-memory", &[]),
-    ("ambit-pci", &["fuzz::tests::random", "function::"]),
     ("ambit-virtio", &["fuzz::tests::miri", "config::", "interrupt::"]),
+    ("ambit-pci", &["fuzz::tests::random", "function::"]),
+    ("ambit-memory", &[]),
+    ("ambit-x86_64", &["bzimage::", "elf::"]),
+    ("ambit-aarch64", &["image::"]),
 ];
+
+/// One thing to run, in one of as many lanes as there are processors.
+enum Job {
+    /// The tests of a crate under Miri, those whose names have one of the words.
+    Miri(&'static str, &'static [&'static str]),
+    /// A fuzz target.
+    Target(String),
+}
+
+impl Job {
+    fn name(&self) -> String {
+        match self {
+            Self::Miri(package, _) => format!("{package} under Miri"),
+            Self::Target(name) => name.clone(),
+        }
+    }
+}
+
+/// What became of one.
+struct Ran {
+    name: String,
+    runs: u64,
+    seconds: u64,
+    failed: Option<String>,
+}
 
 /// Both, where the machine has what they take; what it lacks is said.
 pub fn tests(filters: &[String]) -> Result<()> {
+    let chosen = |job: &Job| filters.is_empty() || filters.iter().any(|filter| job.name().contains(filter));
+    let mut jobs: Vec<Job> = MIRI.iter().map(|(package, words)| Job::Miri(package, words)).collect();
+    jobs.extend(targets()?.into_iter().map(Job::Target));
+    jobs.retain(chosen);
+    if jobs.is_empty() {
+        return Err(Failure::new(format!("there is no fuzz target for: {}", filters.join(" "))));
+    }
     if !nightly_has("rustc") {
-        return absent("fuzz targets and Miri", "a nightly toolchain (rustup toolchain install nightly)");
+        absent("fuzz targets and Miri", "nightly toolchain (rustup toolchain install nightly)");
+        return Ok(());
     }
-    if filters.is_empty() {
-        miri()?;
+    if !nightly_has("cargo-miri") {
+        absent("Miri", "component miri of the nightly (rustup component add miri --toolchain nightly)");
+        jobs.retain(|job| matches!(job, Job::Target(_)));
     }
-    if command("cargo", ["fuzz", "--version"]).capture().is_err() {
-        return absent("fuzz targets", "cargo-fuzz (cargo install cargo-fuzz)");
-    }
-    fuzz(filters)
+    let fuzz = tools::crate_program("cargo-fuzz", CARGO_FUZZ)?;
+    build(&jobs, &fuzz)?;
+    judge(&run_all(jobs, &fuzz))
 }
 
-fn absent(what: &str, missing: &str) -> Result<()> {
-    eprintln!(
-        "NOT TESTED: {what}: this machine has no {missing}; the inputs in fuzz/corpus are replayed by --unit"
-    );
-    Ok(())
+fn absent(what: &str, missing: &str) {
+    eprintln!("NOT TESTED: {what}: this machine has no {missing}; fuzz/corpus is only replayed, by --unit");
 }
 
 fn nightly_has(program: &str) -> bool {
     command("rustup", ["which", "--toolchain", "nightly", program]).capture().is_ok()
 }
 
-fn nightly<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut cargo = command("cargo", arguments);
+fn nightly<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut nightly = command(program, arguments);
     // The pinned toolchain's name is in the environment of this very program.
-    cargo.env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO").env_remove("RUSTC");
-    cargo.current_dir(places::checkout());
-    cargo
+    nightly.env("RUSTUP_TOOLCHAIN", "nightly").env_remove("CARGO").env_remove("RUSTC");
+    nightly.current_dir(places::checkout());
+    nightly
 }
 
-fn miri() -> Result<()> {
-    if !nightly_has("cargo-miri") {
-        return absent(
-            "Miri",
-            "component miri of the nightly (rustup component add miri --toolchain nightly)",
-        );
+fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    nightly(Path::new("cargo"), arguments)
+}
+
+/// All at once, so that no lane waits for another one's compiler.
+fn build(jobs: &[Job], fuzz: &Path) -> Result<()> {
+    let packages = jobs.iter().filter_map(|job| match job {
+        Job::Miri(package, _) => Some(*package),
+        Job::Target(_) => None,
+    });
+    let packages: Vec<&str> = packages.flat_map(|package| ["--package", package]).collect();
+    if !packages.is_empty() {
+        let words = ["miri", "test", "--lib", "--no-run"].into_iter().chain(packages);
+        step("building tests for Miri", || cargo(words).capture())?;
     }
-    for (package, filters) in MIRI {
-        say(&format!("tests of {package} under Miri"));
-        let begun = Instant::now();
-        let mut test = nightly(["miri", "test", "--package", package, "--lib", "--quiet", "--"]);
-        // Inputs are files, and memory of guests comes from the system.
-        test.env("MIRIFLAGS", "-Zmiri-disable-isolation").args(*filters);
-        test.show()?;
-        eprintln!("    took {:.1} s", begun.elapsed().as_secs_f32());
+    if jobs.iter().any(|job| matches!(job, Job::Target(_))) {
+        step("building the fuzz targets", || nightly(fuzz, ["fuzz", "build"]).capture())?;
     }
     Ok(())
 }
 
-/// What became of one target.
-struct Ran {
-    name: String,
-    runs: u64,
-    failed: Option<String>,
-}
-
-fn fuzz(filters: &[String]) -> Result<()> {
-    let all = targets()?;
-    let chosen = |name: &String| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
-    let names: Vec<String> = all.into_iter().filter(chosen).collect();
-    if names.is_empty() {
-        return Err(Failure::new(format!("there is no fuzz target for: {}", filters.join(" "))));
-    }
-    step("building the fuzz targets", || nightly(["fuzz", "build"]).capture())?;
+fn run_all(jobs: Vec<Job>, fuzz: &Path) -> Vec<Ran> {
     let lanes = std::thread::available_parallelism().map_or(1, usize::from);
-    let minutes = (names.len().div_ceil(lanes) as u64 * SECONDS).div_ceil(60);
-    say(&format!("{} fuzz targets, {SECONDS} s each, {lanes} at a time: {minutes} min", names.len()));
-    let (begun, count) = (Instant::now(), names.len());
-    let waiting = Mutex::new(VecDeque::from(names));
+    let count = jobs.len();
+    let minutes = (count.div_ceil(lanes) as u64 * SECONDS).div_ceil(60);
+    say(&format!(
+        "Miri, and fuzz targets for {SECONDS} s each: {count}, {lanes} at a time, about {minutes} min"
+    ));
+    let waiting = Mutex::new(VecDeque::from(jobs));
     let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..lanes {
             scope.spawn(|| {
                 loop {
-                    let Some(name) = waiting.lock().unwrap().pop_front() else { break };
-                    let ran = run(&name);
+                    let Some(job) = waiting.lock().unwrap().pop_front() else { break };
+                    let ran = run(&job, fuzz);
                     let mut done = done.lock().unwrap();
+                    report(&ran, done.len() + 1, count);
                     done.push(ran);
-                    report(done.last().expect("it was just pushed"), done.len(), count);
                 }
             });
         }
     });
-    let done = done.into_inner().unwrap_or_default();
-    let runs: u64 = done.iter().map(|ran| ran.runs).sum();
-    let failed: Vec<&str> =
-        done.iter().filter(|ran| ran.failed.is_some()).map(|ran| ran.name.as_str()).collect();
-    if !failed.is_empty() {
-        return Err(Failure::new(format!(
-            "{} of {count} fuzz targets failed: {}",
-            failed.len(),
-            failed.join(", ")
-        )));
-    }
-    say(&format!("{count} fuzz targets, {runs} runs, none failed, in {} s", begun.elapsed().as_secs()));
-    Ok(())
+    done.into_inner().unwrap_or_default()
 }
 
 fn report(ran: &Ran, done: usize, count: usize) {
-    match &ran.failed {
-        None => eprintln!("    {done}/{count} {}: {} runs", ran.name, ran.runs),
-        Some(said) => eprintln!("    {done}/{count} {}: FAILED\n{said}", ran.name),
+    let Ran { name, runs, seconds, failed } = ran;
+    match failed {
+        None if *runs == 0 => eprintln!("    {done}/{count} {name}: clean, {seconds} s"),
+        None => eprintln!("    {done}/{count} {name}: {runs} runs, {seconds} s"),
+        Some(said) => eprintln!("    {done}/{count} {name}: FAILED after {seconds} s\n{said}"),
     }
+}
+
+fn judge(done: &[Ran]) -> Result<()> {
+    let (count, runs) = (done.len(), done.iter().map(|ran| ran.runs).sum::<u64>());
+    let failed: Vec<&str> =
+        done.iter().filter(|ran| ran.failed.is_some()).map(|ran| ran.name.as_str()).collect();
+    if failed.is_empty() {
+        say(&format!("{count} fuzz targets and crates under Miri, {runs} runs, none failed"));
+        return Ok(());
+    }
+    Err(Failure::new(format!("{} of {count} failed: {}", failed.len(), failed.join(", "))))
 }
 
 /// One for each file in `fuzz/fuzz_targets`.
@@ -144,26 +172,46 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// New inputs go to a place of their own: what is kept in `fuzz/corpus` is chosen by hand.
-fn run(name: &str) -> Ran {
-    let failed = |why: String| Ran { name: name.to_owned(), runs: 0, failed: Some(why) };
-    let root = places::checkout();
-    let found = places::cache().join("fuzz").join(name);
-    if let Err(error) = fs::create_dir_all(&found) {
-        return failed(format!("cannot make {}: {error}", found.display()));
+fn run(job: &Job, fuzz: &Path) -> Ran {
+    let begun = Instant::now();
+    let ended = match job {
+        Job::Miri(package, words) => interpret(package, words).map(|()| 0),
+        Job::Target(name) => feed(name, fuzz),
+    };
+    let seconds = begun.elapsed().as_secs();
+    let (runs, failed) = match ended {
+        Ok(runs) => (runs, None),
+        Err(error) => (0, Some(error.to_string())),
+    };
+    Ran { name: job.name(), runs, seconds, failed }
+}
+
+fn interpret(package: &str, words: &[&str]) -> Result<()> {
+    let mut test = cargo(["miri", "test", "--package", package, "--lib", "--quiet", "--"]);
+    // Inputs are files, and memory of guests comes from the system. The random cases of tests are for the processor.
+    test.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "4").args(words);
+    let said = test.capture()?;
+    if said.lines().all(|line| !line.starts_with("test result: ok.") || line.contains(" 0 passed")) {
+        return Err(Failure::new(format!("no test of {package} has one of these in its name: {words:?}")));
     }
-    let mut fuzz = nightly(["fuzz", "run", name]);
-    fuzz.arg(&found).arg(root.join("fuzz/corpus").join(name)).arg("--");
+    Ok(())
+}
+
+/// New inputs go to a place of their own: what is kept in `fuzz/corpus` is chosen by hand.
+fn feed(name: &str, program: &Path) -> Result<u64> {
+    let found: PathBuf = places::cache().join("fuzz").join(name);
+    fs::create_dir_all(&found).about("create the directory", &found)?;
+    let mut fuzz = nightly(program, ["fuzz", "run", name]);
+    fuzz.arg(&found).arg(places::checkout().join("fuzz/corpus").join(name)).arg("--");
     fuzz.arg(format!("-max_total_time={SECONDS}")).arg(format!("-timeout={HANG}"));
     fuzz.arg(format!("-max_len={LONGEST}")).args(["-rss_limit_mb=2048", "-print_final_stats=1"]);
-    let output = match fuzz.stdout(Stdio::null()).output() {
-        Ok(output) => output,
-        Err(error) => return failed(format!("cannot start cargo: {error}")),
-    };
+    let output = fuzz.stdout(Stdio::null()).output();
+    let output = output.map_err(|error| Failure::new(format!("cannot start cargo-fuzz: {error}")))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let runs = executed(&said);
-    let failed = (!output.status.success() || runs == 0).then(|| last_lines(&said, 60));
-    Ran { name: name.to_owned(), runs, failed }
+    match executed(&said) {
+        runs if output.status.success() && runs > 0 => Ok(runs),
+        _ => Err(Failure::new(last_lines(&said, 60))),
+    }
 }
 
 /// How many runs libFuzzer says there were.

@@ -21,16 +21,18 @@ use crate::venue::Venue;
 pub const HELP: &str = "\
 cargo xtask test [--lint] [--unit] [--fuzz [FILTER…]] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
 
-Without options: all but --fuzz and the attacks of --flat, which take longest. Formatting, lints for both architectures, licences, dependencies between our crates,
-the tests of each crate, the board qemu-virt beside this machine's QEMU, programs without a system where this machine
-has x86_64 KVM that runs them, and then guests booted where KVM is: on an arm64 machine there, and else in an emulated
-arm64 host, once for each width of guest physical addresses and each interrupt controller. examples/vendor-board is
-tested as our own crates are.
+Without options: all but the attacks of --flat, which take minutes. Formatting, lints for both architectures, licences,
+dependencies between our crates, the tests of each crate, the board qemu-virt beside this machine's QEMU, where there is
+a nightly toolchain what random bytes and Miri find, programs without a system where this machine has x86_64 KVM that
+runs them, and then guests booted where KVM is: on an arm64 machine there, and else in an emulated arm64 host, once for
+each width of guest physical addresses and each interrupt controller. examples/vendor-board is tested as our own crates
+are.
 
   --lint            formatting, lints, licences and dependencies
   --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
-  --fuzz [FILTER…]  tests under Miri, and each fuzz target for a minute, as many at a time as there are processors; with
-                    a nightly toolchain only. With FILTER the targets whose names have it
+  --fuzz [FILTER…]  tests of rings, transports and parsers under Miri, and each fuzz target for a minute, as many at a
+                    time as there are processors: 14 minutes with two; with FILTER those whose names have it, as 'ring'
+                    or 'Miri'. Without a nightly toolchain neither; --unit replays fuzz/corpus on every machine
   --flat [FILTER…]  the tests with programs that run without a system on this machine's own x86_64 KVM; with FILTER
                     those whose names have it, as 'attacks', which takes minutes
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
@@ -38,6 +40,7 @@ tested as our own crates are.
                     no other
 
   cargo xtask test --unit
+  cargo xtask test --fuzz transport
   cargo xtask test --guest four_processors
   cargo xtask test --guest on_every_host --cpu cortex-a53
 ";
@@ -80,7 +83,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
     let some = [arguments.fuzz.is_some(), arguments.flat.is_some()].contains(&true);
     if !(arguments.lint || arguments.unit || some || arguments.guest) {
         (arguments.lint, arguments.unit, arguments.guest) = (true, true, true);
-        arguments.flat = Some(Vec::new());
+        (arguments.fuzz, arguments.flat) = (Some(Vec::new()), Some(Vec::new()));
     }
     Ok(arguments)
 }
@@ -227,7 +230,8 @@ mod tests {
     fn no_option_means_everything() {
         let all = parsed(&[]).unwrap();
 
-        assert!(all.lint && all.unit && all.flat == Some(Vec::new()) && all.guest && all.filters.is_empty());
+        assert!(all.lint && all.unit && all.guest && all.filters.is_empty());
+        assert_eq!([all.fuzz, all.flat], [Some(Vec::new()), Some(Vec::new())]);
     }
 
     #[test]

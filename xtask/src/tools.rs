@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command::{Run, command};
 use crate::failure::{Failure, Result};
+use crate::places::{self, CacheLock};
 use crate::progress::{say, step};
 
 /// A program, and the Debian package that brings it.
@@ -120,6 +121,26 @@ fn as_root(program: &str, arguments: &[&str]) -> Result<std::process::Command> {
     words.extend(["env", "DEBIAN_FRONTEND=noninteractive", program]);
     words.extend(arguments);
     Ok(command(words[0], &words[1..]))
+}
+
+/// The machine's program of this crate, or one of our own of this version.
+pub fn crate_program(name: &str, version: &str) -> Result<PathBuf> {
+    if let Some(installed) = find(name) {
+        return Ok(installed);
+    }
+    let root = places::cache().join("tools");
+    let ours = root.join("bin").join(name);
+    let _lock = CacheLock::take()?;
+    if ours.exists() {
+        return Ok(ours);
+    }
+    // Not optimised: it runs for a second, and compiling is what takes time.
+    let mut install = command("cargo", ["install", "--locked", "--quiet", "--version", version]);
+    install.args(["--profile", "dev", "--config", "profile.dev.debug=false", name, "--root"]).arg(&root);
+    install.env("CARGO_TARGET_DIR", root.join("build")).current_dir(places::checkout());
+    step(&format!("building {name}, once: a minute or two"), || install.capture())?;
+    let _ = std::fs::remove_dir_all(root.join("build"));
+    Ok(ours)
 }
 
 /// Adds a Rust target to the pinned toolchain.

@@ -103,7 +103,7 @@ fn kernel(input: &mut Input<'_>) -> Result<Vec<u8>> {
     kernel[56..60].copy_from_slice(b"ARM\x64");
     if kernel.len() > 200 && input.arbitrary::<bool>()? {
         // As an EFI program too, whose one section ends where the file does.
-        let (end, first) = (u32::from(code), input.int_in_range(0..=code)?.into());
+        let (end, first) = (u32::from(code), u32::from(input.int_in_range(0..=code)?));
         kernel[..2].copy_from_slice(b"MZ");
         kernel[60..64].copy_from_slice(&64_u32.to_le_bytes());
         kernel[64..88].copy_from_slice(b"PE\0\0\x64\xaa\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\x08\0\x06\x02");
