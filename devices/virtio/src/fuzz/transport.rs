@@ -18,11 +18,16 @@ const RAM: u64 = 0x10_0000;
 const SCRATCH: u64 = RAM_BASE + 0x8_0000;
 
 /// An echo that hears of its configuration, and counts how it is begun and ended.
-struct Listener(Echo, bool);
+struct Listener {
+    echo: Echo,
+    runs: bool,
+    /// Under Miri nobody works on them: it has no epoll as a worker needs it.
+    idle: Vec<Ring>,
+}
 
 impl VirtioDevice for Listener {
     fn device_type(&self) -> u32 {
-        self.0.device_type()
+        self.echo.device_type()
     }
 
     fn features(&self) -> u64 {
@@ -34,11 +39,11 @@ impl VirtioDevice for Listener {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        self.0.queue_sizes()
+        self.echo.queue_sizes()
     }
 
     fn config(&self) -> &Arc<Config> {
-        self.0.config()
+        self.echo.config()
     }
 
     fn write_config(&mut self, at: u64, data: &[u8], _: Interface) {
@@ -49,20 +54,24 @@ impl VirtioDevice for Listener {
     }
 
     fn start(&mut self, start: Start) -> std::result::Result<(), StartError> {
-        assert!(!std::mem::replace(&mut self.1, true), "a device is started once");
+        assert!(!std::mem::replace(&mut self.runs, true), "a device is started once");
         assert!(!start.rings.is_empty() || self.queue_sizes().len() == 2);
-        self.0.start(start)
+        if cfg!(miri) {
+            self.idle = start.rings;
+            return Ok(());
+        }
+        self.echo.start(start)
     }
 
     fn stop(&mut self) -> Vec<Ring> {
-        self.1 = false;
-        self.0.stop()
+        self.runs = false;
+        if cfg!(miri) { std::mem::take(&mut self.idle) } else { self.echo.stop() }
     }
 
     fn reset(&mut self) {
-        assert!(!self.1, "a device that runs is not reset");
+        assert!(!self.runs, "a device that runs is not reset");
         self.config().reset(|config| (1..).zip(config).for_each(|(n, byte)| *byte = n));
-        self.0.reset();
+        self.echo.reset();
     }
 }
 
@@ -71,7 +80,8 @@ pub fn body(face: Face, input: &mut Input<'_>) -> Result<()> {
         &[ambit_resources::AddressRange::fixed(RAM_BASE, RAM)],
         ambit_resources::PaBits::MAX,
     );
-    let mut machine = Machine::build(host, face, Listener(Echo::new("fuzz"), false));
+    let listener = Listener { echo: Echo::new("fuzz"), runs: false, idle: Vec::new() };
+    let mut machine = Machine::build(host, face, listener);
     machine.device.lock().unwrap().reset();
     let power_on = dump(&machine);
     let mut guest = Guest { machine: &mut machine, begun: 0 };
@@ -123,6 +133,9 @@ fn works(machine: &mut Machine) {
     assert!(machine.negotiate(VERSION_1));
     let mut queue = machine.queue(0, 16);
     machine.go();
+    if cfg!(miri) {
+        return;
+    }
     let at = machine.put(&[0; 4]);
     assert_eq!(machine.ask(&mut queue, &[(at, 4, WRITE)]), 4);
     assert_eq!(machine.bytes(at, 4), [ECHO; 4]);
