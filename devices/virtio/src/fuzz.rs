@@ -123,8 +123,9 @@ mod tests {
 
     // What has no thread and makes no system call that Miri lacks.
     fn miri(targets: &[fn(&[u8])]) {
-        for target in targets {
-            let (cases, most) = if cfg!(miri) { (2, 120) } else { (100, 200) };
+        for (number, target) in targets.iter().enumerate() {
+            println!("target {number}");
+            let (cases, most) = if cfg!(miri) { (1, 80) } else { (100, 200) };
             ambit_bus::bench::random(cases, most, *target);
         }
     }

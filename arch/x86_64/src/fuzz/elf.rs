@@ -89,7 +89,7 @@ fn file(input: &mut Input<'_>, notes: bool) -> Result<Vec<u8>> {
         let first = match input.int_in_range(0..=15)? {
             0 => input.arbitrary()?,
             1 => next.wrapping_sub(1),
-            2 => next + MIB,
+            2 => next.wrapping_add(MIB),
             _ => next,
         };
         file.extend(bytes);

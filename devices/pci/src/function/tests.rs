@@ -120,6 +120,7 @@ fn a_function_without_messages_still_gates_its_line() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri takes minutes for whole spaces")]
 fn a_reset_lowers_the_line_and_gives_back_the_dump() {
     let (mut function, pin) = function();
     let dump = |function: &mut Function| {
