@@ -1,9 +1,7 @@
 //! A small machine, what a kernel is given on it, and what must be there when it starts.
 
 use ambit_device_manager::fuzz::Start;
-use ambit_device_manager::{
-    BootError, BootImage, HostFacts, MachineConfig, Payload, Plan, RegionKind, Reserve, plan,
-};
+use ambit_device_manager::{BootError, BootImage, HostFacts, MachineConfig, Payload, Plan, Reserve, plan};
 use ambit_resources::AddressRange;
 use arbitrary::Result;
 
@@ -70,15 +68,15 @@ impl Machine {
     /// Whether nothing is to be said against a kernel that has these places, and an initrd up to `last`.
     pub fn has_room(&self, ranges: &[AddressRange], last: u64) -> bool {
         let ram = self.plan.ram().next().expect("a machine has RAM");
-        assert!(self.plan.regions.iter().filter(|it| it.kind == RegionKind::Ram).count() <= 3);
+        if !ranges.iter().all(|range| range.first() >= MIB && ram.contains(*range)) {
+            return false;
+        }
         let end = ranges.iter().map(|range| range.last()).max().unwrap_or(0);
-        let inside = |range: &AddressRange| range.first() >= MIB && ram.contains(*range);
         let initrd = self.initrd.as_ref().map(|bytes| bytes.len() as u64);
-        let fits = initrd.is_none_or(|size| {
+        initrd.is_none_or(|size| {
             let range = AddressRange::new((end + 1).next_multiple_of(4096), size);
             range.is_some_and(|range| ram.contains(range) && range.last() <= last)
-        });
-        ranges.iter().all(inside) && fits
+        })
     }
 }
 
