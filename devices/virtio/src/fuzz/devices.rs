@@ -13,7 +13,7 @@ use super::guest::Guest;
 use crate::balloon::{self, Balloon};
 use crate::block::{self, Block};
 use crate::console::{self, Console};
-use crate::driver::WRITE;
+use crate::driver::{WRITE, until};
 use crate::net::{self, Carrier, Mac, Net, Offloads};
 use crate::rng::{self, Rng};
 
@@ -110,10 +110,14 @@ pub fn net(input: &mut Input<'_>) -> Result<()> {
     let mut queue = guest.again();
     let at = guest.room(0x8000);
     for _ in 0..80 {
-        // Full of what came before, the wire takes it later.
-        let _full = far.send(&[0; 77]);
+        let head = queue.offer(&[(at, 0x8000, WRITE)]);
+        guest.machine.kick(&queue);
+        // Full of what came before, the wire has room once the card has taken some of it.
+        until("room for a frame", || far.send(&[0; 77]).ok());
+        let (id, len) = queue.wait();
+        assert_eq!(id, u32::from(head));
         // A header of 12 bytes from the carrier, which for a legacy driver has 10.
-        if matches!(guest.machine.ask(&mut queue, &[(at, 0x8000, WRITE)]), 75 | 77) {
+        if matches!(len, 75 | 77) {
             return Ok(());
         }
     }
