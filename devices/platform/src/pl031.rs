@@ -166,6 +166,7 @@ mod tests {
         assert_eq!(read32(&rtc(), CR), 1);
     }
 
+    //
     #[test]
     fn a_time_that_the_guest_loads_goes_on_from_there() {
         let rtc = rtc();
@@ -212,6 +213,7 @@ mod tests {
         assert!(!host.pin(PIN).is_high());
     }
 
+    //
     #[test]
     fn a_short_read_gets_the_low_bytes_and_a_long_one_zeros_after_them() {
         let rtc = rtc();
@@ -274,6 +276,7 @@ mod tests {
     }
 
     proptest! {
+        //
         #[test]
         fn no_access_panics_and_none_outlives_reset(
             accesses in prop::collection::vec((0..0x1010u64, 0..4u32, any::<u64>(), any::<bool>()), 0..200),

@@ -245,6 +245,7 @@ mod tests {
         assert_eq!(*bench.printed.lock().unwrap(), b"hi");
     }
 
+    //
     #[test]
     fn what_is_typed_is_received_in_order_with_one_interrupt() {
         let bench = bench();
@@ -300,6 +301,7 @@ mod tests {
         assert_eq!(bench.host.pin(PIN).pulses(), pulses + 1);
     }
 
+    //
     #[test]
     fn no_access_is_too_wide_or_too_far() {
         let bench = bench();

@@ -339,6 +339,7 @@ fn an_early_console_is_heard_though_it_enables_nothing() {
     assert_eq!(uart.sent(), b"Booting");
 }
 
+// R-62
 #[test]
 fn a_byte_sent_raises_the_transmit_interrupt() {
     let uart = Bench::new();
@@ -812,6 +813,7 @@ impl Bench {
 }
 
 proptest! {
+    // R-62
     #[test]
     fn after_any_accesses_the_interrupt_is_as_the_registers_say(
         steps in prop::collection::vec(step(), 0..200),
@@ -854,6 +856,7 @@ proptest! {
         prop_assert_eq!(uart.interrupt_as_linux(), b"ls\r");
     }
 
+    // R-62
     #[test]
     fn no_byte_is_lost_however_linux_and_the_host_take_turns(
         turns in prop::collection::vec((0..1000usize, any::<bool>()), 1..40),

@@ -110,6 +110,7 @@ fn next_status(before: u32, written: u32) -> u32 {
     }
 }
 
+//
 #[test]
 fn status_moves_by_one_bit_at_a_time_from_every_state_for_every_write() {
     let machine = idle();
@@ -259,6 +260,7 @@ fn the_configuration_is_read_in_any_width_and_ends_in_zeroes() {
     }
 }
 
+//
 #[test]
 fn a_queue_that_is_not_there_has_no_size_and_takes_no_writes() {
     let machine = idle();
@@ -321,6 +323,7 @@ fn halves_of_addresses_may_come_in_any_order_and_again() {
     assert_eq!((machine.read(0x44), machine.status()), (1, 11));
 }
 
+//
 #[test]
 fn a_queue_of_an_impossible_size_asks_for_a_reset() {
     for size in [0, 3, 255, 257, 512, 0x8000, 0xffff, 0x1_0000, 0x1_0010, u32::MAX] {
@@ -338,6 +341,7 @@ fn a_queue_of_an_impossible_size_asks_for_a_reset() {
     }
 }
 
+//
 #[test]
 fn a_queue_anywhere_but_in_ram_asks_for_a_reset_and_others_live() {
     let end = RAM_BASE + crate::driver::RAM;
@@ -379,6 +383,7 @@ fn a_device_that_needs_a_reset_is_not_started() {
     assert_eq!((machine.status(), starts.load(Ordering::SeqCst)), (15 | NEEDS_RESET, 0));
 }
 
+//
 #[test]
 fn a_device_that_cannot_start_asks_for_a_reset() {
     let mut machine = Machine::new(Idle { fails: true, ..Idle::new() });
@@ -410,6 +415,7 @@ fn only_ready_queues_are_started() {
     assert_eq!(second.poll(), None);
 }
 
+//
 #[test]
 fn a_failed_driver_stops_the_device() {
     let mut machine = Machine::new(Echo::new("failed"));
@@ -428,6 +434,7 @@ fn a_failed_driver_stops_the_device() {
     works(&mut machine, 0);
 }
 
+//
 #[test]
 fn nothing_is_served_before_driver_ok_and_what_waits_is_served_then() {
     let mut machine = Machine::new(Echo::new("early"));
@@ -459,6 +466,7 @@ fn a_notification_by_register_does_what_the_doorbell_does() {
     }
 }
 
+//
 #[test]
 fn notifications_of_queues_that_are_not_there_are_nothing() {
     let mut machine = Machine::new(Echo::new("notify-all"));
@@ -472,6 +480,7 @@ fn notifications_of_queues_that_are_not_there_are_nothing() {
     echoes(&mut machine, &mut queue);
 }
 
+//
 #[test]
 fn a_live_queue_cannot_be_changed() {
     let mut machine = Machine::new(Echo::new("live"));
@@ -563,6 +572,7 @@ fn a_driver_that_acknowledges_and_then_looks_misses_nothing() {
     }
 }
 
+//
 #[test]
 fn reset_gives_back_the_registers_of_power_on_from_every_state() {
     let power_on = idle().dump();

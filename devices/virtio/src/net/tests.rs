@@ -195,6 +195,7 @@ fn a_frame_that_fits_exactly_is_received() {
     assert!(bench.received(at) == seen(1530, 1));
 }
 
+//
 #[test]
 fn a_frame_longer_than_its_buffer_is_dropped_and_the_buffer_is_kept() {
     let mut bench = bench(0, 16);
@@ -260,6 +261,7 @@ fn a_frame_with_too_little_room_waits_for_buffers() {
     assert!(bench.received(next) == seen(60, 1));
 }
 
+//
 #[test]
 fn a_frame_that_no_ring_of_the_guests_can_hold_is_dropped() {
     let mut bench = bench(MRG | TSO, 4);
@@ -289,6 +291,7 @@ fn a_held_frame_is_dropped_when_the_whole_ring_is_too_small_for_it() {
     assert_eq!(bench.rx.wait().1, 50);
 }
 
+//
 #[test]
 fn frames_of_every_length_meet_buffers_of_every_size() {
     for (features, size) in [(0, 16), (TSO, 16), (MRG, 16), (MRG | TSO, 16)] {
@@ -445,6 +448,7 @@ fn a_card_whose_tap_was_deleted_starts_and_hears_nothing() {
     assert_eq!((machine.status(), rx.poll()), (15, None));
 }
 
+//
 #[test]
 fn a_flood_with_few_buffers_ends_with_a_card_that_works() {
     let mut bench = bench(MRG, 4);

@@ -78,6 +78,7 @@ impl Bench {
     }
 }
 
+//
 #[test]
 fn a_chain_that_never_ends_is_refused() {
     each(0, |mut bench| {
@@ -91,6 +92,7 @@ fn a_chain_that_never_ends_is_refused() {
     });
 }
 
+//
 #[test]
 fn a_chain_that_leaves_its_table_is_refused() {
     let mut bench = bench(0, 16);
@@ -101,6 +103,7 @@ fn a_chain_that_leaves_its_table_is_refused() {
     }
 }
 
+//
 #[test]
 fn a_head_beyond_the_table_breaks_the_queue_until_reset() {
     for face in [Face::Mmio, Face::Pci] {
@@ -112,6 +115,7 @@ fn a_head_beyond_the_table_breaks_the_queue_until_reset() {
     }
 }
 
+//
 #[test]
 fn an_available_index_that_jumps_breaks_the_queue_until_reset() {
     for face in [Face::Mmio, Face::Pci] {
@@ -124,6 +128,7 @@ fn an_available_index_that_jumps_breaks_the_queue_until_reset() {
     }
 }
 
+//
 #[test]
 fn a_chain_may_have_every_descriptor_of_its_queue() {
     let mut bench = bench(INDIRECT, 16);
@@ -135,6 +140,7 @@ fn a_chain_may_have_every_descriptor_of_its_queue() {
     }
 }
 
+//
 #[test]
 fn an_indirect_table_may_have_as_many_entries_as_the_largest_queue_and_no_more() {
     let mut bench = bench(INDIRECT, 16);
@@ -149,6 +155,7 @@ fn an_indirect_table_may_have_as_many_entries_as_the_largest_queue_and_no_more()
     }
 }
 
+//
 #[test]
 fn an_indirect_table_needs_no_alignment_and_its_write_flag_says_nothing() {
     each(INDIRECT, |mut bench| {
@@ -178,6 +185,7 @@ fn direct_descriptors_may_come_before_an_indirect_one() {
     });
 }
 
+//
 #[test]
 fn indirect_tables_that_break_a_rule_are_refused() {
     each(INDIRECT, |mut bench| {
@@ -215,6 +223,7 @@ fn indirect_tables_that_break_a_rule_are_refused() {
     });
 }
 
+//
 #[test]
 fn an_indirect_table_that_was_not_negotiated_is_refused() {
     each(0, |mut bench| {
@@ -242,6 +251,7 @@ fn a_readable_buffer_after_a_writable_one_is_refused_even_if_that_is_empty() {
     });
 }
 
+//
 #[test]
 fn empty_buffers_are_passed_over() {
     each(0, |mut bench| {
@@ -255,6 +265,7 @@ fn empty_buffers_are_passed_over() {
     });
 }
 
+//
 #[test]
 fn buffers_outside_ram_are_refused() {
     each(0, |mut bench| {
@@ -281,6 +292,7 @@ fn buffers_outside_ram_are_refused() {
     });
 }
 
+//
 #[test]
 fn a_chain_of_4_gib_is_refused() {
     // RAM nobody touches costs nothing.
@@ -297,6 +309,7 @@ fn a_chain_of_4_gib_is_refused() {
     assert_eq!(gate.reached.load(Ordering::SeqCst), 1);
 }
 
+//
 #[test]
 fn a_buffer_may_lie_in_two_regions_that_touch_but_not_across_a_hole() {
     let mib = 1 << 20;
@@ -467,6 +480,7 @@ fn kicks_without_work_do_no_harm() {
     bench.works();
 }
 
+//
 #[test]
 fn a_guest_that_changes_descriptors_while_they_are_read_harms_only_itself() {
     let mut bench = bench(INDIRECT, 16);
@@ -505,6 +519,7 @@ fn a_guest_that_changes_descriptors_while_they_are_read_harms_only_itself() {
     bench.works();
 }
 
+//
 #[test]
 fn a_flood_on_one_queue_does_not_keep_the_other_or_a_reset_waiting() {
     let mut bench = bench(0, 256);

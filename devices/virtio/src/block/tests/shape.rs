@@ -126,6 +126,7 @@ fn another_length_is_told_when_somebody_asks_for_it_and_not_before() {
     });
 }
 
+//
 #[test]
 fn what_a_disk_cannot_be_is_said_with_what_to_change() {
     let refused = |file: File, change: &dyn Fn(&mut Options)| {
