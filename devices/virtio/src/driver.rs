@@ -181,6 +181,18 @@ impl Machine {
         at
     }
 
+    /// For [`forget`](Self::forget).
+    pub fn mark(&self) -> u64 {
+        self.free
+    }
+
+    /// Takes back all RAM that was given out since `mark`, and fills it with zeroes again.
+    pub fn forget(&mut self, mark: u64) {
+        let used = usize::try_from(self.free - mark).unwrap();
+        self.memory.write_slice(&vec![0; used], GuestAddress(mark)).unwrap();
+        self.free = mark;
+    }
+
     pub fn put(&mut self, bytes: &[u8]) -> u64 {
         let at = self.alloc(bytes.len() as u64, 1);
         self.memory.write_slice(bytes, GuestAddress(at)).unwrap();

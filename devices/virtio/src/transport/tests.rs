@@ -14,6 +14,8 @@ use crate::driver::{
 };
 use crate::ring::Ring;
 
+mod hostile;
+
 const NEEDS_RESET: u32 = 64;
 const FAILED: u32 = 128;
 const DRIVER_OK: u32 = 4;
@@ -273,7 +275,7 @@ fn page_0_takes_a_legacy_queue_out_of_use_and_only_that_one() {
     });
 }
 
-// F.5.6, F.5.8, C-097
+// F.5.6, F.5.8, C-097, R-10
 #[test]
 fn a_legacy_queue_outside_ram_reads_page_0_asks_for_nothing_and_harms_nothing() {
     each(|face| {
@@ -419,7 +421,7 @@ fn notifications_of_queues_that_are_not_there_are_nothing() {
     });
 }
 
-// F.5: the vectors, through each face
+// F.5: the vectors, through each face, R-10
 #[test]
 fn the_queue_vectors_hold_on_every_transport() {
     const GIB: u64 = 1 << 30;
@@ -449,7 +451,7 @@ fn the_queue_vectors_hold_on_every_transport() {
     });
 }
 
-// C-003, C-019, C-020, C-078, C-128
+// C-003, C-019, C-020, C-078, C-128, R-15
 #[test]
 fn a_change_of_the_configuration_is_told_and_has_another_generation_if_it_was_read() {
     each(|face| {
@@ -476,7 +478,7 @@ fn a_change_of_the_configuration_is_told_and_has_another_generation_if_it_was_re
     });
 }
 
-// C-168
+// C-168, R-15
 #[test]
 fn a_change_of_the_configuration_is_never_seen_half() {
     each(|face| {
@@ -613,7 +615,7 @@ fn legacy_queue(machine: &Machine, at: u64, page: Option<u32>, align: u32) -> Vq
     Vq { index: 0, size, desc: at, avail, used, memory, next: 0, slot: 0, seen: 0 }
 }
 
-// C-096, C-099
+// C-096, C-099, R-05
 #[test]
 fn a_legacy_queue_wants_pages_and_an_alignment_that_are_powers_of_two() {
     const AT: u64 = RAM_BASE + 0x10_0000;
