@@ -1,13 +1,14 @@
 //! Size and place of queues (2.A of the list of regressions).
 
 use crate::attack::Answer::{Any, Broken, Empty, Silence};
-use crate::attack::{Attack, Stage};
+use crate::attack::{Attack, Device, Stage};
 use crate::layout::{AVAIL, DATA, PAGE, USED};
 use crate::registers::Face;
 use crate::step::Number::Is;
 use crate::step::Place::{self, Behind, Hole, OwnTable, Ram, RamEnd, Registers, Wrap};
 use crate::step::Step::{
-    self, Align, Areas, Buffers, Enable, Kick, Offer, PageSize, Reads, Repeat, Select, Size, Status, Write,
+    self, Align, Areas, Buffers, Enable, Kick, Notify, Offer, PageSize, Reads, Repeat, Select, Size, Status,
+    Write,
 };
 use crate::step::Window;
 
@@ -20,6 +21,9 @@ const TABLE_AT: Place = Ram(0);
 const AVAIL_AT: Place = Ram(AVAIL);
 const USED_AT: Place = Ram(USED);
 const ASK: Step = Repeat(1, &[Buffers(REQUEST), Offer(Is(0)), Kick]);
+
+/// Devices that are asked on their first queue.
+const ON_THE_FIRST: &[Device] = &[Device::Disk, Device::Rng, Device::Balloon];
 
 /// A modern driver puts queue 0 there, and goes on.
 macro_rules! put {
@@ -60,9 +64,12 @@ macro_rules! size {
 
 /// A legacy driver puts queue 0 there; its page then reads as none.
 macro_rules! page {
-    ($row:literal, $what:literal, $place:expr) => {
+    ($what:literal, $place:expr) => {
+        page!($what, $place, &[Face::PciLegacy], 8)
+    };
+    ($what:literal, $place:expr, $face:expr, $register:literal) => {
         Attack::new(
-            $row,
+            "R-10",
             $what,
             Silence,
             &[
@@ -70,13 +77,13 @@ macro_rules! page {
                 Size(8),
                 Align(4096),
                 Areas([$place, $place, $place]),
-                Reads { window: Window::Registers, at: 8, width: 4, value: 0 },
+                Reads { window: Window::Registers, at: $register, width: 4, value: 0 },
                 Status(7),
                 ASK,
             ],
         )
         .from(Stage::Features)
-        .over(&[Face::PciLegacy])
+        .over($face)
     };
 }
 
@@ -127,7 +134,7 @@ pub const CASES: &[Attack] = &[
         ],
     )
     .over(&[Face::Pci])
-    .of(&[crate::Device::Disk, crate::Device::Rng, crate::Device::Balloon]),
+    .of(ON_THE_FIRST),
     Attack::new(
         "R-01",
         "another page and size for a legacy queue that is live",
@@ -158,6 +165,51 @@ pub const CASES: &[Attack] = &[
     size!("R-06", "no entries", Broken, 0),
     size!("R-06", "three entries", Broken, 3),
     size!("R-06", "twelve entries", Broken, 12),
+    Attack::new(
+        "R-06",
+        "sizes that no queue of a function can have",
+        Empty,
+        &[
+            Select(0),
+            Size(8),
+            Size(0),
+            Size(3),
+            Size(12),
+            Size(0xffff),
+            Reads { window: Window::Registers, at: 24, width: 2, value: 8 },
+            Areas([TABLE_AT, AVAIL_AT, USED_AT]),
+            Enable,
+            Status(15),
+            ASK,
+        ],
+    )
+    .from(Stage::Features)
+    .over(&[Face::Pci])
+    .of(ON_THE_FIRST),
+    Attack::new(
+        "R-06",
+        "a queue of one entry, and a request of two",
+        Empty,
+        &[Select(0), Size(1), Areas([TABLE_AT, AVAIL_AT, USED_AT]), Enable, Status(15), ASK],
+    )
+    .from(Stage::Features)
+    .over(MODERN)
+    .of(ON_THE_FIRST),
+    Attack::new(
+        "R-06",
+        "a page for a queue of no entries",
+        Silence,
+        &[
+            Select(9),
+            Reads { window: Window::Registers, at: 12, width: 2, value: 0 },
+            Areas([TABLE_AT, AVAIL_AT, USED_AT]),
+            Reads { window: Window::Registers, at: 8, width: 4, value: 0 },
+            Status(7),
+            Notify(9),
+        ],
+    )
+    .from(Stage::Features)
+    .over(&[Face::PciLegacy]),
     block!("an alignment of 0", 4096, 0),
     block!("an alignment of 1", 4096, 1),
     block!("an alignment of 3", 4096, 3),
@@ -183,10 +235,14 @@ pub const CASES: &[Attack] = &[
     put!("R-10", "a used ring across the end of RAM", Broken, TABLE_AT, AVAIL_AT, RamEnd(4)),
     put!("R-10", "a used ring at 2 bytes", Broken, TABLE_AT, AVAIL_AT, Ram(USED + 2)),
     put!("R-10", "a used ring that wraps", Broken, TABLE_AT, AVAIL_AT, Wrap(4)),
-    page!("R-10", "a page in a hole", Hole(0)),
-    page!("R-10", "the last page of RAM, and on", RamEnd(PAGE)),
-    page!("R-10", "the page behind RAM", Behind(0)),
-    page!("R-10", "the last page that there is a number for", Wrap(PAGE)),
+    page!("a page in a hole", Hole(0)),
+    page!("the last page of RAM, and on", RamEnd(PAGE)),
+    page!("the page behind RAM", Behind(0)),
+    page!("the last page that there is a number for", Wrap(PAGE)),
+    page!("a page on mmio in a hole", Hole(0), MMIO_LEGACY, 0x40),
+    page!("the last page of RAM on mmio, and on", RamEnd(PAGE), MMIO_LEGACY, 0x40),
+    page!("the page on mmio behind RAM", Behind(0), MMIO_LEGACY, 0x40),
+    page!("the last page on mmio that there is a number for", Wrap(PAGE), MMIO_LEGACY, 0x40),
     Attack::new(
         "R-10",
         "all three areas at one place",
