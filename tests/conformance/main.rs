@@ -1,4 +1,5 @@
-//! `conformance.toml`: that it has every line of the checklist, that the tests it names exist, and how much they cover.
+//! `conformance.toml`: that it has every line of the checklist, that the tests it names exist, and how much they cover;
+//! and the same of known regressions, which tests name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+mod regressions;
 
 /// The ids of the checklist: its groups leave room for more.
 const IDS: [RangeInclusive<u16>; 12] = [
