@@ -2,6 +2,7 @@
 //!
 //! They run where KVM is, which on most machines is the emulated host of `cargo xtask test`.
 
+pub mod attacked;
 pub mod console;
 pub mod control;
 pub mod guest;

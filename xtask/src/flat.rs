@@ -19,6 +19,15 @@ const TRIAL: Duration = Duration::from_secs(30);
 
 /// Runs the tests, or says why this machine cannot.
 pub fn tests(filters: &[String]) -> Result<()> {
+    run(filters, &[])
+}
+
+/// Every attack on a running monitor, of which [`tests`] does a part.
+pub fn soak() -> Result<()> {
+    run(&["attacks::".to_owned()], &[("AMBIT_ATTACKS", "1")])
+}
+
+fn run(filters: &[String], settings: &[(&str, &str)]) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         say("not run: tests with x86_64 programs, as this machine is not x86_64");
         return Ok(());
@@ -31,11 +40,9 @@ pub fn tests(filters: &[String]) -> Result<()> {
         return Ok(());
     }
     say("tests with programs on this machine's own x86_64 KVM");
-    // Some KVM takes minutes for them.
-    let left_out: &[&str] = if filters.is_empty() { &["--skip", "attacks::"] } else { &[] };
     let scratch = RunDirectory::new("flat")?;
     command(tests, filters)
-        .args(left_out)
+        .envs(settings.iter().copied())
         .env("AMBIT_BIN", &monitor)
         .env("AMBIT_PAYLOADS", &payloads)
         .env("AMBIT_SCRATCH", scratch.join(""))

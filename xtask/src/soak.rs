@@ -2,6 +2,7 @@
 
 use crate::checks;
 use crate::failure::{Failure, Result};
+use crate::flat;
 use crate::progress::say;
 
 pub const HELP: &str = "\
@@ -10,6 +11,7 @@ cargo xtask soak [CASES]
 Holds the planner against its promises and against a placer that looks at every page, with CASES machines for each
 promise. The default, 330000, makes more than a million plans; it takes a minute or two on two processors.
 A failure prints the number of its machine: AMBIT_SEED=N cargo test -p ambit-aarch64 --test properties runs it alone.
+Then every attack on a running monitor, over each transport, where this machine has x86_64 KVM; minutes again.
 ";
 
 const CASES: u64 = 330_000;
@@ -23,5 +25,6 @@ pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
     };
     say(&format!("planning with {cases} machines for each promise"));
     checks::soak(cases)?;
+    flat::soak()?;
     Ok(0)
 }

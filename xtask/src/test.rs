@@ -21,12 +21,11 @@ use crate::venue::Venue;
 pub const HELP: &str = "\
 cargo xtask test [--lint] [--unit] [--fuzz [FILTER…]] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
 
-Without options: all but the attacks of --flat, which take minutes. Formatting, lints for both architectures, licences,
-dependencies between our crates, the tests of each crate, the board qemu-virt beside this machine's QEMU, where there is
-a nightly toolchain what random bytes and Miri find, programs without a system where this machine has x86_64 KVM that
-runs them, and then guests booted where KVM is: on an arm64 machine there, and else in an emulated arm64 host, once for
-each width of guest physical addresses and each interrupt controller. examples/vendor-board is tested as our own crates
-are.
+Without options: everything. Formatting, lints for both architectures, licences, dependencies between our crates, the
+tests of each crate, the board qemu-virt beside this machine's QEMU, where there is a nightly toolchain what random
+bytes and Miri find, programs without a system where this machine has x86_64 KVM that runs them, and then guests booted
+where KVM is: on an arm64 machine there, and else in an emulated arm64 host, once for each width of guest physical
+addresses and each interrupt controller. examples/vendor-board is tested as our own crates are.
 
   --lint            formatting, lints, licences and dependencies
   --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
@@ -34,7 +33,7 @@ are.
                     time as there are processors: 14 minutes with two; with FILTER those whose names have it, as 'ring'
                     or 'Miri'. Without a nightly toolchain neither; --unit replays fuzz/corpus on every machine
   --flat [FILTER…]  the tests with programs that run without a system on this machine's own x86_64 KVM; with FILTER
-                    those whose names have it, as 'attacks', which takes minutes
+                    those whose names have it
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
   --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44), max (48) or gicv2 (40, an older interrupt controller), and
                     no other

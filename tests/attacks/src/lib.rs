@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod alone;
 mod attack;
 pub mod guest;
 pub mod layout;
