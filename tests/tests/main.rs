@@ -3,6 +3,7 @@
 //! The emulated hosts differ in the width of guest physical addresses that their KVM has. A test in `on_every_host`
 //! runs on all of them, one in `on_40_bits` or `on_44_bits` on that one, and any other on the one with 48.
 
+mod attacks;
 mod bad_input;
 mod boards;
 mod boot;

@@ -37,8 +37,10 @@ pub fn lint() -> Result<()> {
     // Our own crates have lints of their own.
     let strict = ["--all-targets", "--", "--no-deps", "--deny", "warnings"];
     shown("lints of the vendor's board", cargo(lints.iter().map(String::as_str).chain(strict)))?;
-    shown("formatting of the programs without a system", flat::cargo("fmt", &["--check"])?)?;
+    shown("formatting of the programs without a system", flat::cargo("fmt", &["--all", "--check"])?)?;
     shown("lints of the programs without a system", flat::cargo("clippy", &["--", "--deny", "warnings"])?)?;
+    let arm64 = ["--package", flat::ON_ARM64, "--target", ARM64, "--", "--deny", "warnings"];
+    shown("lints of the same on arm64", flat::cargo("clippy", &arm64)?)?;
     shown("licences and sources of dependencies", deny(["--workspace".into()])?)?;
     shown("the same of the vendor's board", deny(vendor::there())?)?;
     step("dependencies between our crates", arrows::check)

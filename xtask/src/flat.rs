@@ -14,6 +14,8 @@ use crate::tools;
 
 /// No system.
 const TARGET: &str = "x86_64-unknown-none";
+/// The programs for arm64.
+pub const ON_ARM64: &str = "ambit-payloads-arm64";
 /// How long a program that ends at once may take where KVM is the hardware's.
 const TRIAL: Duration = Duration::from_secs(30);
 
@@ -62,6 +64,15 @@ pub fn cargo(subcommand: &str, words: &[&str]) -> Result<Command> {
 
 fn target() -> PathBuf {
     places::target().join("payloads")
+}
+
+/// The attacks as an image for arm64, which has a target of its own.
+pub fn attacks_on_arm64() -> Result<PathBuf> {
+    say("building the program that attacks a monitor on arm64");
+    tools::need_target(build::ARM64)?;
+    let words = ["--release", "--quiet", "--package", ON_ARM64, "--target", build::ARM64];
+    cargo("build", &words)?.show()?;
+    Ok(target().join(build::ARM64).join("release/attacks"))
 }
 
 /// The directory of the programs.

@@ -120,6 +120,7 @@ fn guests(arguments: &Arguments) -> Result<i32> {
     let venue = Venue::find(&monitor)?;
     let mut files = vec![(monitor, "ambit".to_owned()), (tests, "guests".to_owned())];
     files.push((vendor, vendor::PROGRAM.to_owned()));
+    files.push((flat::attacks_on_arm64()?, "attacks".to_owned()));
     files.extend(boards()?);
     for (cpu, selection) in rounds(arguments, &venue) {
         say(&format!("guest tests on {}", venue.kind(cpu)));
