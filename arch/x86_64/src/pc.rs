@@ -68,8 +68,9 @@ pub const PINS: u32 = 24;
 const DEVICE_PINS: RangeInclusive<u32> = 5..=19;
 const INTX: IrqPin = IrqPin(20);
 
-/// APIC IDs of 8 bits, without the one that means all.
-const MAX_CPUS: u32 = 255;
+/// As many as KVM has at most, which may have been built for fewer (Linux `arch/x86/include/asm/kvm_host.h`,
+/// KVM_MAX_VCPUS). From 255 on an APIC ID takes an x2APIC.
+const MAX_CPUS: u32 = 1024;
 
 // Linux's drivers put BARs of 64 bits at multiples of this at most, and it is what arm64 boards have.
 const WINDOW_GRAIN: u64 = 1 << 30;

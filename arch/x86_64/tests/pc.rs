@@ -311,6 +311,25 @@ fn a_program_finds_itself_its_command_line_and_what_it_starts_with() {
 }
 
 #[test]
+fn a_machine_has_as_many_processors_as_the_board_and_the_hosts_kvm_have() {
+    let said = |cpus, max_cpus| {
+        let facts = HostFacts { max_cpus, ..HostFacts::assumed() };
+        plan(&pc(), &MachineConfig { cpus, ..MachineConfig::default() }, &facts)
+            .map_err(|why| why.to_string())
+    };
+
+    assert_eq!(said(1024, 4096).unwrap().cpus, 1024);
+    assert_eq!(
+        said(1025, 4096).unwrap_err(),
+        "1025 vCPUs are more than 1024, which is all that board pc has"
+    );
+    assert_eq!(
+        said(1024, 288).unwrap_err(),
+        "1024 vCPUs are more than 288, which is all that the KVM of a host like most gives"
+    );
+}
+
+#[test]
 fn every_address_of_the_plan_is_mapped_to_itself() {
     let plan = planned(64 * MIB, vec![]);
     let pieces = booted(&plan, &program(&[(MIB, 1)]), "").unwrap();
