@@ -37,9 +37,9 @@ const NO_ASPM: u16 = 1 << 4;
 const NO_CMOS_CLOCK: u16 = 1 << 5;
 
 /// The ID of the IOAPIC; what it has of them is its own.
-const IOAPIC_ID: u8 = 0;
+pub(crate) const IOAPIC_ID: u8 = 0;
 /// APIC IDs from this on need the entries of x2APICs (5.2.12.12).
-const FIRST_WIDE_ID: u32 = 255;
+pub(crate) const FIRST_WIDE_ID: u32 = 255;
 const ENABLED: u32 = 1;
 
 /// All tables, as they are in memory from [`ROOT`] on.

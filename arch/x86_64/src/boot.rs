@@ -13,13 +13,15 @@
 //! 0x0000_7000  zero page, or start info
 //! 0x0000_8000  command line
 //! 0x0000_9000  page tables: everything up to the end of the plan's addresses, in pages of 2 MiB
+//! 0x0009_fc00  pointer to processors, and at 0x000a_0000 their table
 //! 0x000e_0000  ACPI tables, the first of them the root pointer
 //! 0x000f_fff0  reset vector
 //! 0x0010_0000  from here on the kernel, where it was linked to be; then the initrd
 //! ```
 //!
 //! A kernel that reads no tables, as it is no Linux or its command line says `acpi=off`, has devices of virtio-mmio
-//! named there as Linux reads them, `virtio_mmio.device=4K@0xf0000000:5`.
+//! named there as Linux reads them, `virtio_mmio.device=4K@0xf0000000:5`, and finds processors and pins by the
+//! [table](crate::mptable) that PCs had before ACPI.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -30,7 +32,7 @@ use ambit_resources::{AddressRange, IrqPin};
 use crate::load::{Entry, Loaded, load};
 use crate::pvh::StartInfo;
 use crate::zero_page::{self, ZeroPage};
-use crate::{acpi, e820};
+use crate::{acpi, e820, mptable};
 
 /// The segment descriptors of [`descriptors`].
 pub const GDT: u64 = 0x500;
@@ -107,6 +109,9 @@ pub fn image<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, Bo
         }
     };
     pieces.push(own("command line", CMDLINE.into(), [cmdline.as_bytes(), b"\0"].concat()));
+    let [pointer, processors] = mptable::tables(plan);
+    pieces.push(own("pointer to processors", mptable::POINTER, pointer));
+    pieces.push(own("table of processors", mptable::TABLE, processors));
     pieces.push(own("ACPI tables", acpi::ROOT, acpi));
     pieces.push(own("reset vector", RESET_VECTOR, RESET_CODE.to_vec()));
     pieces.extend(loaded);

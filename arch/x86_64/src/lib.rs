@@ -1,7 +1,8 @@
 //! The x86_64 machine: its board, and how a kernel is started on it.
 //!
 //! Pure: builds and is tested on any host. Starts Linux as distributions ship it (bzImage), and static ELF programs by
-//! PVH or by the 64-bit entry of Linux's boot protocol; ACPI says where devices are.
+//! PVH or by the 64-bit entry of Linux's boot protocol; ACPI says where devices are, and to systems without it a
+//! table of processors and the command line do.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod fuzz;
 pub mod host;
 pub mod kernel;
 pub mod load;
+pub mod mptable;
 mod number;
 pub mod pc;
 pub mod pvh;
