@@ -155,3 +155,95 @@ fn what_the_kernel_would_not_find_or_read_is_refused_with_its_limit() {
         "the kernel takes 2 MiB, and of 17 MiB of memory 1 MiB are left for it; give the guest at least 18 MiB"
     );
 }
+
+#[test]
+fn an_initrd_and_a_command_line_may_be_just_as_long_as_the_kernel_says() {
+    let kernel = image();
+    let whole = |initrd: usize, cmdline: usize| {
+        let (initrd, cmdline) = (vec![1; initrd], "x".repeat(cmdline));
+        let payload = Payload { kernel: &kernel, initrd: Some(&initrd), cmdline: &cmdline, seed: None };
+        booted(64 * MIB, &payload)
+            .map(|image| image.pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>())
+    };
+    let smallest = whole(1, 0).unwrap();
+
+    // From 18 MiB up to its initrd_addr_max, which is the last byte of 20 MiB.
+    assert_eq!(whole(2 << 20, 40), Ok(smallest + (2 << 20) - 1 + 40));
+    assert!(matches!(whole((2 << 20) + 1, 40), Err(BootError::Initrd(_))));
+    assert!(matches!(whole(2 << 20, 41), Err(BootError::Cmdline(_))));
+    assert!(matches!(whole(0, 0), Err(BootError::Initrd(_))));
+}
+
+/// Programs and kernels that say nothing of it have what Linux has had for long.
+#[test]
+fn a_command_line_that_no_limit_is_said_of_has_that_of_its_kind() {
+    let mut old = image();
+    put(&mut old, 0x238, &[0]);
+    let fits = |kernel: &[u8], length: usize| {
+        let cmdline = "x".repeat(length);
+        booted(64 * MIB, &Payload { kernel, cmdline: &cmdline, ..Payload::default() }).is_ok()
+    };
+
+    assert_eq!([255, 256].map(|length| fits(&old, length)), [true, false]);
+    assert_eq!([2047, 2048].map(|length| fits(&vmlinux(), length)), [true, false]);
+}
+
+#[test]
+fn a_damaged_or_foreign_kernel_is_refused_by_the_board_with_what_it_is() {
+    let with = |file: Vec<u8>, at: usize, bytes: &[u8]| {
+        let mut file = file;
+        put(&mut file, at, bytes);
+        file
+    };
+    let cut = |mut file: Vec<u8>, length: usize| {
+        file.truncate(length);
+        file
+    };
+    let end = u64::MAX.to_le_bytes();
+    // In the first program header: where in the file, at which address, how much of the file, how much memory.
+    let [offset, physical, in_file, memory] = [8, 24, 32, 40].map(|field| 64 + field);
+    let cases = [
+        (
+            with(vmlinux(), 4, &[1]),
+            "it is a 32-bit ELF file; give it a bzImage or a static 64-bit ELF program",
+        ),
+        (
+            with(image(), 0x236, &[0]),
+            "it is a 32-bit kernel, and this board starts kernels by their 64-bit entry",
+        ),
+        (with(image(), 0x206, &[0x0b, 2]), "its boot protocol is 2.11, and the 64-bit entry came with 2.12"),
+        (cut(image(), 0x260), "it was cut short: it has 608 bytes, and its init_size ends at 612"),
+        (cut(image(), 0x200), "it is no ELF file"),
+        (with(vmlinux(), offset, &end), "it was cut short: it has 196 bytes, and its segment 0 ends at"),
+        (with(vmlinux(), physical, &end), "segment 0 passes the end of all addresses"),
+        (
+            with(vmlinux(), in_file, &end),
+            "segment 0 has 18446744073709551615 bytes in the file and 4096 in memory",
+        ),
+        (with(vmlinux(), memory, &end), "segment 0 passes the end of all addresses"),
+        (
+            with(vmlinux(), 32, &end),
+            "it was cut short: it has 196 bytes, and its table of program headers ends at",
+        ),
+    ];
+
+    for (kernel, why) in cases {
+        let said =
+            booted(64 * MIB, &Payload { kernel: &kernel, ..Payload::default() }).unwrap_err().to_string();
+        let expected = format!("the kernel is not one this board can start: {why}");
+        assert!(said.starts_with(&expected), "{said}\nand not\n{expected}");
+    }
+}
+
+/// In RAM, or not at all: none of these wraps into something small.
+#[test]
+fn a_program_that_wants_far_more_than_there_is_is_refused_with_how_much() {
+    for memory in [1 << 40, (1 << 63) - 1, u64::MAX - 2 * MIB] {
+        let mut kernel = vmlinux();
+        put(&mut kernel, 64 + 40, &memory.to_le_bytes());
+
+        let refused = booted(64 * MIB, &Payload { kernel: &kernel, ..Payload::default() }).unwrap_err();
+
+        assert!(matches!(refused, BootError::TooLarge { needed, .. } if needed == memory), "{refused}");
+    }
+}
