@@ -12,6 +12,39 @@ use crate::tools;
 pub const ARM64: &str = "aarch64-unknown-linux-musl";
 pub const X86_64: &str = "x86_64-unknown-linux-musl";
 
+/// What guests and their hosts are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    Arm64,
+    X86_64,
+}
+
+impl Architecture {
+    /// What Debian calls it.
+    pub fn debian(self) -> &'static str {
+        match self {
+            Self::Arm64 => "arm64",
+            Self::X86_64 => "amd64",
+        }
+    }
+
+    /// Where its libraries are, below `/usr/lib`.
+    pub fn libraries(self) -> &'static str {
+        match self {
+            Self::Arm64 => "aarch64-linux-gnu",
+            Self::X86_64 => "x86_64-linux-gnu",
+        }
+    }
+
+    /// Rust's name of it.
+    pub fn target(self) -> &'static str {
+        match self {
+            Self::Arm64 => ARM64,
+            Self::X86_64 => X86_64,
+        }
+    }
+}
+
 /// The profile of what runs under emulation: optimised, with its checks.
 pub const CHECKED: &str = "checked";
 

@@ -1,9 +1,10 @@
-//! Debian packages for arm64: resolved, fetched and verified by apt with a configuration of its own, then only unpacked.
+//! Debian packages for guests and their hosts: resolved, fetched and verified by apt with a configuration of its own, then only unpacked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::build::Architecture;
 use crate::command::{Run, command};
 use crate::failure::{About, Failure, Result};
 use crate::progress::step;
@@ -13,6 +14,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring";
 
 pub struct Debian {
     root: PathBuf,
+    architecture: &'static str,
 }
 
 /// One fetched package.
@@ -24,16 +26,17 @@ pub struct Package {
 }
 
 impl Debian {
-    /// An apt that knows arm64 only, has its state under `root`, and the mirrors of this machine or of `AMBIT_MIRROR`.
-    pub fn open(root: &Path) -> Result<Self> {
-        let debian = Self { root: root.to_owned() };
+    /// An apt that knows one architecture only, has its state under `root`, and the mirrors of this machine or of
+    /// `AMBIT_MIRROR`.
+    pub fn open(root: &Path, architecture: Architecture) -> Result<Self> {
+        let debian = Self { root: root.to_owned(), architecture: architecture.debian() };
         for directory in ["state/lists/partial", "cache/archives/partial", "none/partial", "etc"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).about("create the directory", &path)?;
         }
         // Nothing is installed: apt then names every package that a working system needs.
         write(&root.join("state/status"), "")?;
-        let sources = sources()?;
+        let sources = sources(debian.architecture)?;
         let unchanged = fs::read_to_string(root.join("etc/sources.list")).ok().as_ref() == Some(&sources);
         write(&root.join("apt.conf"), &debian.configuration()?)?;
         if !unchanged || !root.join("updated").exists() {
@@ -46,7 +49,7 @@ impl Debian {
 
     /// Fetches the package lists again.
     fn update(&self) -> Result<()> {
-        step("fetching Debian's package lists for arm64", || {
+        step(&format!("fetching Debian's package lists for {}", self.architecture), || {
             // Without the option a mirror that cannot be reached is only a warning.
             self.apt("apt-get", &["update", "-o", "APT::Update::Error-Mode=any"])
                 .capture()
@@ -124,11 +127,12 @@ impl Debian {
                 .is_some_and(|rest| !others.iter().any(|other| rest.starts_with(other)))
         });
         let root = self.root.display();
+        let architecture = self.architecture;
         let mut text: String = ways.flat_map(|line| [line, "\n"]).collect();
         text.push_str(&format!(
             r#"Acquire::Languages "none";
-APT::Architecture "arm64";
-APT::Architectures {{ "arm64"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 APT::Get::List-Cleanup "false";
 Dir "{root}/";
 Dir::State "state/";
@@ -186,14 +190,14 @@ fn file_names(uris: &str) -> Vec<String> {
         .collect()
 }
 
-fn sources() -> Result<String> {
+fn sources(architecture: &str) -> Result<String> {
     let keyring = [".gpg", ".pgp"]
         .map(|ending| format!("{KEYRING}{ending}"))
         .into_iter()
         .find(|path| Path::new(path).exists());
     let options = match keyring {
-        Some(path) => format!("[arch=arm64 signed-by={path}]"),
-        None => "[arch=arm64]".to_owned(),
+        Some(path) => format!("[arch={architecture} signed-by={path}]"),
+        None => format!("[arch={architecture}]"),
     };
     let suite = debian_release();
     if let Ok(mirror) = std::env::var("AMBIT_MIRROR") {
@@ -247,7 +251,7 @@ fn debian_release() -> Option<String> {
 }
 
 fn mirror_remedy() -> &'static str {
-    "set AMBIT_MIRROR to the address of a Debian mirror that carries arm64, and have the keys of the package \
+    "set AMBIT_MIRROR to the address of a Debian mirror that carries the architecture, and have the keys of the package \
      debian-archive-keyring installed"
 }
 

@@ -1,4 +1,4 @@
-//! The emulated arm64 host: QEMU emulates a machine with EL2, so the Linux in it has real KVM.
+//! The emulated host: QEMU emulates a machine with EL2, or an AMD one with SVM, so the Linux in it has real KVM.
 
 use std::fmt;
 use std::fs;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
+use crate::build::Architecture;
 use crate::command::{Run, command, last_lines};
 use crate::failure::{About, Failure, Result};
 use crate::image::{self, Images};
@@ -22,10 +23,19 @@ pub enum Cpu {
     Max,
     /// Not a processor: the host's interrupt controller is the older one, and so is what its KVM has.
     Gicv2,
+    /// An x86_64 processor, and all else is of that architecture too.
+    Amd,
 }
 
 impl Cpu {
-    pub const ALL: [Self; 4] = [Self::CortexA53, Self::CortexA72, Self::Max, Self::Gicv2];
+    pub const ALL: [Self; 5] = [Self::CortexA53, Self::CortexA72, Self::Max, Self::Gicv2, Self::Amd];
+
+    pub fn architecture(self) -> Architecture {
+        match self {
+            Self::CortexA53 | Self::CortexA72 | Self::Max | Self::Gicv2 => Architecture::Arm64,
+            Self::Amd => Architecture::X86_64,
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -33,6 +43,7 @@ impl Cpu {
             Self::CortexA72 => "cortex-a72",
             Self::Max => "max",
             Self::Gicv2 => "gicv2",
+            Self::Amd => "amd",
         }
     }
 
@@ -40,7 +51,7 @@ impl Cpu {
         match self {
             Self::CortexA53 | Self::Gicv2 => 40,
             Self::CortexA72 => 44,
-            Self::Max => 48,
+            Self::Max | Self::Amd => 48,
         }
     }
 
@@ -51,6 +62,11 @@ impl Cpu {
             Self::Max => "max,pauth-impdef=on,sve=off,sme=off",
             Self::CortexA53 | Self::Gicv2 => "cortex-a53",
             Self::CortexA72 => "cortex-a72",
+            // Without what the model has and QEMU cannot emulate, which it would say of each.
+            Self::Amd => {
+                "EPYC-v1,+svm,phys-bits=48,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,\
+                 -nrip-save,-xsavec"
+            }
         }
     }
 
@@ -58,6 +74,7 @@ impl Cpu {
     fn machine(self) -> &'static str {
         match self {
             Self::Gicv2 => "virt,virtualization=on,gic-version=2",
+            Self::Amd => "q35",
             _ => "virt,virtualization=on,gic-version=3,its=on",
         }
     }
@@ -82,18 +99,42 @@ impl fmt::Display for Cpu {
     }
 }
 
+impl Architecture {
+    fn emulator(self) -> &'static str {
+        match self {
+            Self::Arm64 => "qemu-system-aarch64",
+            Self::X86_64 => "qemu-system-x86_64",
+        }
+    }
+
+    fn tools(self) -> &'static [tools::Tool] {
+        match self {
+            Self::Arm64 => tools::EMULATOR,
+            Self::X86_64 => tools::EMULATOR_X86_64,
+        }
+    }
+
+    /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation.
+    fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Arm64 => "console=ttyAMA0",
+            Self::X86_64 => "console=ttyS0 mitigations=off",
+        }
+    }
+}
+
 const MEMORY: &str = "4G";
 const PROCESSORS: &str = "2";
 const REPORT_SIZE: u64 = 64 << 20;
 
 /// Boots the host, runs the job with its output on ours, and gives back its exit status.
 pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
-    tools::need(tools::EMULATOR)?;
+    tools::need(cpu.architecture().tools())?;
     let host_root = images.host_root.as_deref().expect("the images were made for an emulated host");
     let directory = RunDirectory::new("host")?;
     let disks = [
         ("root", host_root.to_owned(), true),
-        ("payload", payload(&directory, job)?, true),
+        ("payload", payload(&directory, cpu, job)?, true),
         ("scratch", scratch(&directory)?, false),
         ("report", report(&directory)?, false),
     ];
@@ -102,10 +143,10 @@ pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
 
     let ended = if job.interactive {
         let _terminal = terminal::Remembered::now();
-        let waited = start(machine.stdin(Stdio::inherit()))?.wait();
+        let waited = start(cpu, machine.stdin(Stdio::inherit()))?.wait();
         waited.map(drop).map_err(|error| Failure::new(format!("cannot wait for QEMU: {error}")))
     } else {
-        follow(&mut start(machine.stdout(Stdio::piped()))?, job)
+        follow(&mut start(cpu, machine.stdout(Stdio::piped()))?, job)
     };
     ended
         .and_then(|()| {
@@ -120,11 +161,11 @@ pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
         })
 }
 
-fn payload(directory: &RunDirectory, job: &Job) -> Result<PathBuf> {
+fn payload(directory: &RunDirectory, cpu: Cpu, job: &Job) -> Result<PathBuf> {
     let tree = directory.join("payload");
     fs::create_dir(&tree).about("create", &tree)?;
     let script = tree.join("run");
-    fs::write(&script, preamble(job) + &job.script).about("write", &script)?;
+    fs::write(&script, preamble(cpu, job) + &job.script).about("write", &script)?;
     if job.interactive {
         let mark = tree.join("interactive");
         fs::write(&mark, "").about("write", &mark)?;
@@ -142,10 +183,13 @@ fn payload(directory: &RunDirectory, job: &Job) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn preamble(job: &Job) -> String {
+fn preamble(cpu: Cpu, job: &Job) -> String {
     // Where the emulated host's init puts them.
     let [payload, images, scratch] = ["/run/payload", "/ambit", "/scratch"].map(Path::new);
     let mut text = surroundings(payload, images, scratch);
+    if cpu == Cpu::Amd {
+        text.push_str("modprobe kvm_amd\n");
+    }
     if job.interactive {
         text.push_str("export PS1='host# '\n");
         if let Some((columns, rows)) = terminal::window() {
@@ -178,7 +222,7 @@ fn status(directory: &RunDirectory) -> Option<i32> {
 
 fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], boot_log: &Path) -> Command {
     // The machine goes when we go, however that happens.
-    let mut qemu = command("setpriv", ["--pdeathsig", "KILL", "qemu-system-aarch64"]);
+    let mut qemu = command("setpriv", ["--pdeathsig", "KILL", cpu.architecture().emulator()]);
     qemu.args(["-M", cpu.machine(), "-cpu", cpu.argument()])
         .args(["-accel", "tcg,thread=multi", "-smp", PROCESSORS, "-m", MEMORY])
         .args(["-no-reboot", "-nodefaults", "-display", "none", "-monitor", "none"])
@@ -186,7 +230,7 @@ fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], b
         .arg(images.kernel())
         .arg("-initrd")
         .arg(images.initrd());
-    let mut line = "console=ttyAMA0 quiet panic=-1 root=/dev/vda ro".to_owned();
+    let mut line = format!("{} quiet panic=-1 root=/dev/vda ro", cpu.architecture().kernel_words());
     if job.interactive
         && let Ok(term) = std::env::var("TERM")
     {
@@ -223,6 +267,7 @@ fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], b
     qemu
 }
 
-fn start(machine: &mut Command) -> Result<Child> {
-    machine.spawn().map_err(|error| Failure::new(format!("cannot start qemu-system-aarch64: {error}")))
+fn start(cpu: Cpu, machine: &mut Command) -> Result<Child> {
+    let name = cpu.architecture().emulator();
+    machine.spawn().map_err(|error| Failure::new(format!("cannot start {name}: {error}")))
 }

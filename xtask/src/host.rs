@@ -15,11 +15,11 @@ use crate::progress::say;
 pub const HELP: &str = "\
 cargo xtask host [--cpu MODEL] [--profile P] [--no-build] [--file PATH]… [--limit SECONDS] [-- COMMAND…]
 
-Boots the emulated arm64 host, runs COMMAND in it as root with bash, and exits with its status. One word is a
+Boots the emulated host, runs COMMAND in it as root with bash, and exits with its status. One word is a
 whole shell line; several words are one command and its arguments. Without COMMAND, in a terminal: a shell.
 
   --cpu MODEL      cortex-a53 (40 bits of guest physical addresses), cortex-a72 (44), max (48, the default), or
-                   gicv2 (40, with the older interrupt controller)
+                   gicv2 (40, with the older interrupt controller); or amd, an x86_64 host (48)
   --profile P      how ambit is built: checked (the default), release or dev
   --no-build       do not build ambit; /ambit/ambit is then missing
   --file PATH      put a file of this machine at /run/payload/NAME; may be repeated
@@ -96,9 +96,12 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
         files.push((file.clone(), name.into_owned()));
     }
     if arguments.build {
-        files.push((build::monitor(build::ARM64, &arguments.profile)?, "ambit".to_owned()));
+        files.push((
+            build::monitor(arguments.cpu.architecture().target(), &arguments.profile)?,
+            "ambit".to_owned(),
+        ));
     }
-    let images = Images::ready(true)?;
+    let images = Images::ready(arguments.cpu.architecture(), true)?;
     let job = Job {
         script: format!("{line}\n"),
         files,

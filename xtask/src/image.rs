@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::build::Architecture;
 use crate::command::Run;
 use crate::cpio;
 use crate::debian::{self, Debian, Package};
@@ -37,10 +38,10 @@ pub struct Images {
 
 impl Images {
     /// What a guest needs, and with `emulated` what its emulated host needs. Quick when nothing has changed.
-    pub fn ready(emulated: bool) -> Result<Self> {
+    pub fn ready(architecture: Architecture, emulated: bool) -> Result<Self> {
         tools::need(tools::IMAGES)?;
         let _lock = CacheLock::take()?;
-        let workshop = Workshop { cache: places::cache() };
+        let workshop = Workshop::of(architecture);
         let kernel = workshop.kernel()?;
         workshop.initrd(&kernel)?;
         workshop.root("guest", &kernel)?;
@@ -51,7 +52,7 @@ impl Images {
     /// The same with another emulated host, which has QEMU too.
     pub fn with_qemu(self) -> Result<Self> {
         let _lock = CacheLock::take()?;
-        let workshop = Workshop { cache: places::cache() };
+        let workshop = Workshop::of(Architecture::Arm64);
         let host_root = workshop.root("bench", &workshop.kernel()?)?;
         Ok(Self { host_root: Some(host_root), ..self })
     }
@@ -69,11 +70,12 @@ pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
     if let Some(word) = words.next() {
         return Err(Failure::new(format!("xtask images takes no arguments, and '{word}' is one")));
     }
-    println!("{}", Images::ready(true)?.guest.display());
+    println!("{}", Images::ready(Architecture::Arm64, true)?.guest.display());
     Ok(0)
 }
 
 struct Workshop {
+    architecture: Architecture,
     cache: PathBuf,
 }
 
@@ -84,8 +86,23 @@ struct Kernel {
 }
 
 impl Workshop {
+    fn of(architecture: Architecture) -> Self {
+        let cache = match architecture {
+            Architecture::Arm64 => places::cache(),
+            other => places::cache().join(other.debian()),
+        };
+        Self { architecture, cache }
+    }
+
+    /// That of the architecture where it has one of its own.
+    fn recipe(&self, name: &str) -> Result<Recipe> {
+        let own = format!("{name}-{}", self.architecture.debian());
+        let has = places::recipes().join(format!("{own}.recipe")).exists();
+        Recipe::read(if has { &own } else { name })
+    }
+
     fn kernel(&self) -> Result<Kernel> {
-        let recipe = Recipe::read("kernel")?;
+        let recipe = self.recipe("kernel")?;
         let tree = self.cache.join("kernel");
         let image = self.cache.join("guest/Image");
         self.unless_made("kernel", &inputs(&recipe)?, || {
@@ -112,7 +129,7 @@ impl Workshop {
     }
 
     fn initrd(&self, kernel: &Kernel) -> Result<()> {
-        let recipe = Recipe::read("initrd")?;
+        let recipe = self.recipe("initrd")?;
         let made_from = format!("{}\nkernel {}\n", inputs(&recipe)?, kernel.version);
         self.unless_made("initrd", &made_from, || {
             let packages = self.debian()?.fetch(&recipe.packages, true)?;
@@ -153,7 +170,7 @@ impl Workshop {
 
     /// Makes the ext4 root file system that `name.recipe` describes.
     fn root(&self, name: &str, kernel: &Kernel) -> Result<PathBuf> {
-        let recipe = Recipe::read(name)?;
+        let recipe = self.recipe(name)?;
         let image = self.cache.join(name).join("root.ext4");
         let mut made_from = format!("{}\nkernel {}\n", inputs(&recipe)?, kernel.version);
         if recipe.is_host() {
@@ -186,7 +203,7 @@ impl Workshop {
             remove(&tree.join("usr/share").join(unread))?;
         }
         for unused in ["gconv", "perl-base", "perl"] {
-            remove(&tree.join("usr/lib/aarch64-linux-gnu").join(unused))?;
+            remove(&tree.join("usr/lib").join(self.architecture.libraries()).join(unused))?;
         }
         for name in ["poweroff", "reboot", "halt", "httpd", "vi"] {
             link("../bin/busybox", &tree.join("usr/sbin").join(name))?;
@@ -230,7 +247,7 @@ impl Workshop {
     }
 
     fn debian(&self) -> Result<Debian> {
-        Debian::open(&self.cache.join("apt"))
+        Debian::open(&self.cache.join("apt"), self.architecture)
     }
 
     /// Runs `make` unless it has already run with the same inputs.

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_recipes_in_the_tree_can_be_read() {
-        for name in ["kernel", "initrd", "guest", "host", "bench"] {
+        for name in ["kernel", "initrd", "guest", "host", "bench", "kernel-amd64", "host-amd64"] {
             let recipe = Recipe::read(name).unwrap();
 
             assert!(!recipe.packages.is_empty(), "{name}.recipe names no package");

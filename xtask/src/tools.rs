@@ -9,7 +9,7 @@ use crate::places::{self, CacheLock};
 use crate::progress::{say, step};
 
 /// A program, and the Debian package that brings it.
-type Tool = (&'static str, &'static str);
+pub type Tool = (&'static str, &'static str);
 
 /// What making images takes.
 pub const IMAGES: &[Tool] = &[
@@ -31,6 +31,9 @@ pub const ACPI: &[Tool] = &[("iasl", "acpica-tools")];
 
 /// What the emulated host takes besides.
 pub const EMULATOR: &[Tool] = &[QEMU_ARM64, ("setpriv", "util-linux")];
+
+/// What the emulated host of the other architecture takes instead.
+pub const EMULATOR_X86_64: &[Tool] = &[("qemu-system-x86_64", "qemu-system-x86"), ("setpriv", "util-linux")];
 
 /// What counts instructions.
 pub const COUNTING: &[Tool] = &[("valgrind", "valgrind"), ("setarch", "util-linux")];

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::build::Architecture;
 use crate::command::command;
 use crate::emulator::{self, Cpu};
 use crate::failure::{About, Failure, Result};
@@ -29,9 +30,9 @@ impl Venue {
     pub fn find(monitor: &Path) -> Result<Self> {
         if std::env::consts::ARCH != "aarch64" {
             say("this machine is not arm64: emulating a host that is, with real KVM in it");
-            return Ok(Self::Emulated(Images::ready(true)?));
+            return Ok(Self::Emulated(Images::ready(Architecture::Arm64, true)?));
         }
-        let images = Images::ready(false)?;
+        let images = Images::ready(Architecture::Arm64, false)?;
         match step("trying this machine's KVM with a guest", || trial(monitor, &images)) {
             Ok(()) => {
                 say("this machine's KVM runs a stock arm64 kernel");
@@ -39,7 +40,7 @@ impl Venue {
             }
             Err(error) => {
                 say(&format!("not with this machine's KVM: {error}; emulating an arm64 host instead"));
-                Ok(Self::Emulated(Images::ready(true)?))
+                Ok(Self::Emulated(Images::ready(Architecture::Arm64, true)?))
             }
         }
     }
