@@ -1,7 +1,8 @@
-//! Debian guests under real arm64 KVM. `cargo xtask test` builds this, puts it where KVM is, and runs it there.
+//! Debian guests under real KVM. `cargo xtask test` builds this, puts it where KVM is, and runs it there.
 //!
 //! The emulated hosts differ in the width of guest physical addresses that their KVM has. A test in `on_every_host`
-//! runs on all of them, one in `on_40_bits` or `on_44_bits` on that one, and any other on the one with 48.
+//! runs on all of them, one in `on_40_bits`, `on_44_bits` or `on_gicv2` on that one, one in `on_amd` on the one that is
+//! x86_64, and any other on the one with 48.
 
 mod attacks;
 mod bad_input;
@@ -14,6 +15,7 @@ mod hotplug;
 mod links;
 mod memory;
 mod network;
+mod on_amd;
 mod on_every_host;
 mod plan;
 mod stray;

@@ -1,0 +1,154 @@
+//! On a host of AMD's: PCs that run Debian's amd64 kernel, and the hole that the host keeps in their addresses.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+use std::thread;
+
+use ambit_tests::{Boot, Guest, Plan, Scratch, Tap};
+
+const MIB: u64 = 1 << 20;
+
+/// What Linux of any version says on this board, whatever its tables say. Without I/O ports 0xcf8 and 0xcfc, Linux
+/// believes no MCFG before it has read the DSDT (`arch/x86/pci/mmconfig-shared.c`, pci_mmcfg_check_reserved), and it
+/// looks for configuration space before that once; later it finds the ECAM.
+const TOO_EARLY: &str = "PCI: Fatal: No config space access function found";
+/// About the processor, which is emulated and old, and its clock.
+const NOT_OF_TABLES: [&str; 3] = ["Speculative Return Stack Overflow", "mitigation", "clock"];
+
+fn disk_and_card_work(transport: &'static str, cpus: u32) {
+    let (scratch, tap) = (Scratch::new(), Tap::new());
+    let disk = scratch.disk("disk", 16 * MIB);
+    let mut guest = Boot::initrd()
+        .cpus(cpus)
+        .memory("512M")
+        .disk(&format!("path={},id=disk,transport={transport}", disk.display()))
+        .argument("--net", format!("tap={},id=net,transport={transport}", tap.name))
+        .cmdline(&tap.cmdline())
+        .ready();
+
+    assert_eq!(guest.check("grep -c ^processor /proc/cpuinfo"), format!("{cpus}\n"));
+    guest.check("dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null");
+    guest.check("dd if=/tmp/data of=/dev/vda bs=1M conv=fsync 2>/dev/null");
+    guest.check("dd if=/dev/vda bs=1M count=8 iflag=direct 2>/dev/null | cmp - /tmp/data");
+    let came_back = comes_back(&mut guest, &tap);
+
+    assert!(
+        came_back == fs::read(&disk).unwrap()[..8 << 20],
+        "the card carried other bytes than the disk has"
+    );
+    let raised_by = if transport == "pci" { "PCI-MSI" } else { "IO-APIC" };
+    let mut names = guest.check("grep -E 'virtio|req' /proc/interrupts");
+    names.retain(|character| character != '\r');
+    assert!(names.lines().all(|line| line.contains(raised_by)), "{names}");
+    assert_eq!(guest.power_off(), 0);
+}
+
+/// What the host gets of `/tmp/data`, after pings both ways.
+fn comes_back(guest: &mut Guest, tap: &Tap) -> Vec<u8> {
+    guest.check(&format!("ping -c 2 -i 0.2 -W 20 {}", tap.host()));
+    let ping = Command::new("ping").args(["-c", "2", "-i", "0.2", "-W", "20", &tap.guest()]).output();
+    assert!(ping.unwrap().status.success(), "the host's pings are not answered");
+    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = vec![0; 8 << 20];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(b"enough").unwrap();
+        bytes
+    });
+    assert_eq!(guest.check(&format!("nc {} {port} </tmp/data", tap.host())), "enough");
+    heard.join().unwrap()
+}
+
+#[test]
+fn a_disk_and_a_card_on_mmio_work_with_one_processor() {
+    disk_and_card_work("mmio", 1);
+}
+
+#[test]
+fn a_disk_and_a_card_on_mmio_work_with_four_processors() {
+    disk_and_card_work("mmio", 4);
+}
+
+#[test]
+fn a_disk_and_a_card_on_pci_work_with_one_processor() {
+    disk_and_card_work("pci", 1);
+}
+
+#[test]
+fn a_disk_and_a_card_on_pci_work_with_four_processors() {
+    disk_and_card_work("pci", 4);
+}
+
+#[test]
+fn linux_has_no_complaint_about_the_tables() {
+    let scratch = Scratch::new();
+    let disk = |name, transport| {
+        format!("path={},id={name},transport={transport}", scratch.disk(name, MIB).display())
+    };
+    let boot = Boot::initrd().cpus(2).disk(&disk("a", "mmio")).disk(&disk("b", "pci"));
+    let mut guest = boot.memory("8G").ready();
+
+    let said = guest.check("dmesg -r | grep '^<[0-4]>' || true");
+    let found = guest.check("dmesg | grep -c 'PCI: MMCONFIG for domain 0000'");
+    let acpi = guest.check("dmesg | grep -i -E 'acpi.*(error|warn|invalid|bug|fail)' || true");
+
+    let known = |line: &str| {
+        line.contains(TOO_EARLY)
+            || NOT_OF_TABLES.iter().any(|word| line.to_lowercase().contains(&word.to_lowercase()))
+    };
+    let complaints: Vec<&str> = said.lines().filter(|line| !known(line)).collect();
+    assert_eq!((complaints, acpi.as_str()), (Vec::new(), ""));
+    assert_ne!(found, "0\n");
+    assert_eq!(guest.power_off(), 0);
+}
+
+/// The lines of the map that Linux was started with from 4 GiB on, as it prints them.
+fn e820_above_4_gib(guest: &mut Guest) -> Vec<String> {
+    let said = guest.check("dmesg | sed -n 's/.*BIOS-e820: //p'");
+    let above = |line: &&str| line.len() > 7 && &line[7..16] != "000000000";
+    said.lines().filter(|line| line.starts_with("[mem 0x")).filter(above).map(str::to_owned).collect()
+}
+
+const HOLE: &str = "[mem 0x000000fd00000000-0x000000ffffffffff] reserved";
+
+#[test]
+fn linux_prints_the_hole_of_a_guest_that_is_far_from_it() {
+    let mut guest = Boot::initrd().memory("512M").ready();
+
+    let lines = e820_above_4_gib(&mut guest);
+
+    assert!(lines.iter().any(|line| line == HOLE), "{lines:?}");
+    assert_eq!(guest.power_off(), 0);
+}
+
+/// 3 GiB of RAM are where they always are, 64 MiB are the last below the hole and 64 the first above it.
+#[test]
+fn a_guest_that_straddles_the_hole_has_ram_on_both_sides_and_none_in_it() {
+    let machine = ["--memory", "3200M", "--reserve", "0x100000000+1032128M"];
+    let mut guest = Boot::initrd().cpus(2).words(&machine).ready();
+
+    let lines = e820_above_4_gib(&mut guest);
+    let total = guest.check("sed -n 's/^MemTotal: *//p' /proc/meminfo");
+    // Linux fills the highest addresses first, so this is on both sides.
+    guest.check("dd if=/dev/zero of=/tmp/file bs=1M count=256 2>/dev/null && rm /tmp/file");
+
+    let plan = Plan::of(&[&["--board", "pc"], machine.as_slice()].concat());
+    let ram = |name| plan.region(name).base;
+    assert_eq!((ram("ram1"), ram("ram2")), (0xfc_fc00_0000, 0x100_0000_0000));
+    let usable: Vec<&String> = lines.iter().filter(|line| line.ends_with("usable")).collect();
+    assert_eq!(
+        usable,
+        [
+            "[mem 0x000000fcfc000000-0x000000fcffffffff] usable",
+            "[mem 0x0000010000000000-0x0000010003ffffff] usable"
+        ]
+    );
+    assert!(lines.iter().any(|line| line == HOLE), "{lines:?}");
+    let kibibytes: u64 = total.split(' ').next().unwrap().parse().unwrap();
+    assert!((2_900_000..3200 << 10).contains(&kibibytes), "{kibibytes} KiB");
+    assert_eq!(guest.power_off(), 0);
+}
