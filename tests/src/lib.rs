@@ -7,6 +7,7 @@ pub mod console;
 pub mod control;
 pub mod guest;
 pub mod many;
+pub mod measure;
 pub mod payload;
 pub mod place;
 pub mod plan;

@@ -30,25 +30,44 @@ pub fn soak() -> Result<()> {
 }
 
 fn run(filters: &[String], settings: &[(&str, &str)]) -> Result<()> {
-    if std::env::consts::ARCH != "x86_64" {
-        say("not run: tests with x86_64 programs, as this machine is not x86_64");
-        return Ok(());
-    }
-    let monitor = build::monitor(build::X86_64, build::CHECKED)?;
-    let payloads = payloads()?;
+    let Some(ground) = Ground::find("tests with x86_64 programs", build::CHECKED)? else { return Ok(()) };
     let tests = executable()?;
-    if let Err(why) = step("trying this machine's KVM with a program", || trial(&monitor, &payloads)) {
-        say(&format!("not run: tests with x86_64 programs, as this machine's KVM does not run one: {why}"));
-        return Ok(());
-    }
     say("tests with programs on this machine's own x86_64 KVM");
+    let left_out: &[&str] = if filters.is_empty() { &["--skip", "soak::"] } else { &[] };
     let scratch = RunDirectory::new("flat")?;
-    command(tests, filters)
-        .envs(settings.iter().copied())
-        .env("AMBIT_BIN", &monitor)
-        .env("AMBIT_PAYLOADS", &payloads)
-        .env("AMBIT_SCRATCH", scratch.join(""))
-        .show()
+    ground.command(tests, &scratch).envs(settings.iter().copied()).args(filters).args(left_out).show()
+}
+
+/// What runs on this machine's own x86_64 KVM.
+pub struct Ground {
+    monitor: PathBuf,
+    payloads: PathBuf,
+}
+
+impl Ground {
+    /// `None`, and a word why `what` is not run, where there is no such KVM.
+    pub fn find(what: &str, profile: &str) -> Result<Option<Self>> {
+        if std::env::consts::ARCH != "x86_64" {
+            say(&format!("not run: {what}, as this machine is not x86_64"));
+            return Ok(None);
+        }
+        let ground = Self { monitor: build::monitor(build::X86_64, profile)?, payloads: payloads()? };
+        let tried =
+            step("trying this machine's KVM with a program", || trial(&ground.monitor, &ground.payloads));
+        if let Err(why) = tried {
+            say(&format!("not run: {what}, as this machine's KVM does not run a program: {why}"));
+            return Ok(None);
+        }
+        Ok(Some(ground))
+    }
+
+    /// A program of `ambit-tests`, told where everything is.
+    pub fn command(&self, program: PathBuf, scratch: &RunDirectory) -> Command {
+        let mut command = command(program, [""; 0]);
+        command.env("AMBIT_BIN", &self.monitor).env("AMBIT_PAYLOADS", &self.payloads);
+        command.env("AMBIT_SCRATCH", scratch.join(""));
+        command
+    }
 }
 
 /// `subcommand` of cargo for the programs, which are a workspace of their own with a target of their own.

@@ -38,9 +38,9 @@ cargo xtask COMMAND
 
   demo    boot a Debian guest, from nothing                         cargo xtask demo; cargo xtask demo --shell
   test    run every test, or some                                   cargo xtask test; cargo xtask test --unit
-  soak    plan a million machines                                   cargo xtask soak
+  soak    plan a million machines, run a thousand                  cargo xtask soak
   bench   measure a release beside QEMU                             cargo xtask bench; cargo xtask bench --guest
-  host    run a command in an emulated arm64 host with real KVM     cargo xtask host -- ambit probe
+  host    run a command in an emulated host with real KVM           cargo xtask host -- ambit probe
   images  make what guests boot from, and say where it is           cargo xtask images
 
 `cargo xtask COMMAND --help` tells more. What is missing is installed with apt-get, as root or with sudo. What is

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use ambit_tests::console::HANG;
+use crate::console::HANG;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub struct Started {
@@ -54,13 +54,18 @@ impl Started {
     }
 
     /// Waits for the guest to power off.
-    pub fn finish(mut self) -> Ended {
+    pub fn finish(self) -> Ended {
+        self.finish_with(0)
+    }
+
+    /// Waits for the monitor to end with this exit code.
+    pub fn finish_with(mut self, code: i32) -> Ended {
         // Waiting must not close the input.
         let _input = self.child.stdin.take();
         let status = self.child.wait().expect("the child is ours");
         let whole = self.begun.elapsed();
         let errors = errors(&mut self.child);
-        assert!(status.success(), "the monitor ended with {status}: {errors}");
+        assert!(status.code() == Some(code), "the monitor ended with {status}: {errors}");
         Ended { whole, errors }
     }
 
