@@ -7,6 +7,7 @@
 use ambit_tests::{Boot, Guest, ambit};
 
 mod attacks;
+mod soak;
 
 /// Runs a payload to its end: exit code, what it printed, what the monitor said.
 fn run(boot: Boot) -> (i32, String, String) {

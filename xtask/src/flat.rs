@@ -24,8 +24,9 @@ pub fn tests(filters: &[String]) -> Result<()> {
     run(filters, &[])
 }
 
-/// Every attack on a running monitor, of which [`tests`] does a part.
+/// What takes too long for every run, and every attack on a running monitor, of which [`tests`] does a part.
 pub fn soak() -> Result<()> {
+    run(&["soak::".to_owned(), "--test-threads=1".to_owned()], &[])?;
     run(&["attacks::".to_owned()], &[("AMBIT_ATTACKS", "1")])
 }
 

@@ -10,8 +10,10 @@ cargo xtask soak [CASES]
 
 Holds the planner against its promises and against a placer that looks at every page, with CASES machines for each
 promise. The default, 330000, makes more than a million plans; it takes a minute or two on two processors.
+Then, where this machine has x86_64 KVM that runs programs without a system: a guest of 2 TiB, for whose tables some
+KVM takes 6 GiB, and a thousand machines one after the other, which may leave nothing behind. That takes minutes, too,
+and `cargo xtask test --flat soak::` does it alone. Last comes every attack on a running monitor, over each transport.
 A failure prints the number of its machine: AMBIT_SEED=N cargo test -p ambit-aarch64 --test properties runs it alone.
-Then every attack on a running monitor, over each transport, where this machine has x86_64 KVM; minutes again.
 ";
 
 const CASES: u64 = 330_000;
