@@ -1,6 +1,8 @@
+use std::path::Path;
 use std::process::Command;
 
-use ambit_device_manager::{HostFacts, MachineConfig, plan};
+use ambit_device_manager::{HostFacts, MachineConfig, Reserve, Vendor, Width, WidthSource, plan};
+use ambit_resources::PaBits;
 
 use super::*;
 use crate::pc::pc;
@@ -124,6 +126,38 @@ fn tables_for_1024_vcpus_have_room_and_for_too_many_are_refused_with_why() {
     assert!(refused.ends_with("there are 131056 for them; use fewer vCPUs or devices"), "{refused}");
 }
 
+/// A tebibyte on a host of AMD's: RAM on both sides of the hole.
+fn around_the_hole(cpus: u32) -> Plan {
+    let reserve = Reserve { vendor: Some(Vendor::Amd), ..Reserve::default() };
+    let config = MachineConfig { cpus, memory: 1 << 40, reserve, ..MachineConfig::default() };
+    let facts = HostFacts { max_cpus: 1024, width: WIDE, ..HostFacts::assumed() };
+    plan(&pc(), &config, &facts).unwrap()
+}
+
+const WIDE: Width = Width { bits: PaBits::MAX, source: WidthSource::User };
+
+#[test]
+fn the_node_has_ram_on_both_sides_of_the_hole_and_none_in_it() {
+    let plan = around_the_hole(1);
+
+    let srat = entries(&table(&plan, "SRAT"), 48);
+
+    let long = |entry: &[u8], at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().unwrap());
+    let banks: Vec<(u64, u64)> =
+        srat.iter().filter(|entry| entry[0] == 1).map(|entry| (long(entry, 8), long(entry, 16))).collect();
+    assert_eq!(banks, [(0, 3 << 30), (4 << 30, 1008 << 30), (1 << 40, 13 << 30)]);
+}
+
+#[test]
+fn the_hole_is_a_resource_of_the_motherboard() {
+    let dsdt = table(&around_the_hole(1), "DSDT");
+
+    // QWordMemory (ACPI 6.5, 6.4.3.5.1), consumed: granularity, first, last, offset, length.
+    let words = [0, 0xfd_0000_0000, 0xff_ffff_ffff, 0, 12_u64 << 30].map(u64::to_le_bytes).concat();
+    let found = dsdt.windows(words.len()).position(|window| window == words).unwrap();
+    assert_eq!(dsdt[found - 6..found - 1], [0x8a, 43, 0, 0, 0x0d]);
+}
+
 /// Debian's package acpica-tools; without it there is nothing to hold the tables against.
 #[test]
 fn the_compiler_of_acpica_reads_every_table_and_finds_nothing_wrong() {
@@ -131,24 +165,29 @@ fn the_compiler_of_acpica_reads_every_table_and_finds_nothing_wrong() {
         eprintln!("not checked: there is no iasl here (acpica-tools)");
         return;
     }
-    let scratch = std::env::temp_dir().join(format!("ambit-acpi-{}", std::process::id()));
-    std::fs::create_dir_all(&scratch).unwrap();
-    for (name, table) in listed(&tables(&with_cpus(257)).unwrap()) {
-        let file = scratch.join(format!("{}.aml", name.to_lowercase()));
-        std::fs::write(&file, table).unwrap();
-        let run = |words: &[&str], file: &std::path::Path| {
-            let output = Command::new("iasl").args(words).arg(file).output().unwrap();
-            (
-                output.status.success(),
-                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-            )
-        };
-
-        let (read, said) = run(&["-d"], &file);
-
-        assert!(read && !said.contains("rror") && !said.contains("nvalid"), "{name}: {said}");
-        let (compiled, said) = run(&["-we"], &file.with_extension("dsl"));
-        assert!(compiled && said.contains("0 Errors, 0 Warnings"), "{name}: {said}");
+    for plan in [with_cpus(1), with_cpus(257), around_the_hole(1024)] {
+        let scratch = std::env::temp_dir().join(format!("ambit-acpi-{}-{}", std::process::id(), plan.cpus));
+        std::fs::create_dir_all(&scratch).unwrap();
+        for (name, table) in listed(&tables(&plan).unwrap()) {
+            let file = scratch.join(format!("{}.aml", name.to_lowercase()));
+            std::fs::write(&file, table).unwrap();
+            is_right(&name, &file);
+        }
+        std::fs::remove_dir_all(&scratch).unwrap();
     }
-    std::fs::remove_dir_all(&scratch).unwrap();
+}
+
+/// Taken apart and made again.
+fn is_right(name: &str, file: &Path) {
+    let run = |words: &[&str], file: &Path| {
+        let output = Command::new("iasl").args(words).arg(file).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+
+    let (read, said) = run(&["-d"], file);
+
+    assert!(read && !said.contains("rror") && !said.contains("nvalid"), "{name}: {said}");
+    let (compiled, said) = run(&["-we"], &file.with_extension("dsl"));
+    assert!(compiled && said.contains("0 Errors, 0 Warnings"), "{name}: {said}");
 }
