@@ -86,11 +86,19 @@ fn host_bridge(plan: &Plan) -> Encoded {
     let buses =
         AddressSpace::new_bus_number(0_u16, u16::try_from(buses.saturating_sub(1)).unwrap_or(u16::MAX));
     let mut resources = vec![Encoded::of(&buses)];
+    resources.extend(config_ports(plan));
     resources.extend(ports(plan));
     let windows = [pci::MMIO32, pci::MMIO64].into_iter().filter_map(|name| plan.part(RegionKind::Pci, name));
     resources.extend(windows.map(|window| Encoded::of(&memory(window))));
     let resources: Vec<&dyn Aml> = resources.iter().map(|resource| resource as &dyn Aml).collect();
     device("PCI0", 0, &[&hid, &compatible, &segment, &first_bus, &pins], &resources)
+}
+
+/// The bridge's own, which lead to configuration space.
+fn config_ports(plan: &Plan) -> Option<Encoded> {
+    let ports = plan.ports.iter().find(|claim| claim.owner == pci::CONFIG)?.range;
+    let first = u16::try_from(ports.first()).ok()?;
+    Some(Encoded::of(&IO::new(first, first, 1, u8::try_from(ports.size()).ok()?)))
 }
 
 fn ports(plan: &Plan) -> Option<Encoded> {

@@ -18,6 +18,7 @@
 //! 0x03f8  uart0                     16550, pin 4
 //! 0x0505  panic0                    pvpanic
 //! 0x0600  power0                    the sleep control register of ACPI
+//! 0x0cf8  pci.config                configuration space, for who does not know of pci.ecam yet
 //! 0xc000  pci.io                    16 KiB
 //! ```
 //!

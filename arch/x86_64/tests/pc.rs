@@ -83,6 +83,7 @@ fn the_map_of_a_machine_is_the_boards_table() {
             "[0x3f8-0x3ff] uart0",
             "[0x505-0x505] panic0",
             "[0x600-0x601] power0",
+            "[0xcf8-0xcff] pci.config",
             "[0xc000-0xffff] pci.io",
         ]
     );
@@ -310,6 +311,29 @@ fn a_program_finds_itself_its_command_line_and_what_it_starts_with() {
         ]
     );
     assert_eq!(&*image.pieces[3].bytes, b"a b virtio_mmio.device=4K@0xf0000000:5\0".as_slice());
+}
+
+/// Before any table is read: what a guest finds at the two ports is what it finds in memory.
+#[test]
+fn a_guest_finds_the_host_bridge_by_ports_and_in_memory() {
+    let (_, _, manager) = machine();
+    let word = |port| {
+        let mut word = [0; 4];
+        manager.read_port(port, &mut word);
+        u32::from_le_bytes(word)
+    };
+    let select = |address: u32| manager.write_port(0xcf8, &address.to_le_bytes());
+
+    assert_eq!(select(0x8000_0008), Outcome::Done);
+    let mut class = [0; 4];
+    assert!(manager.read(0xe000_0008, &mut class));
+    assert_eq!((word(0xcf8), word(0xcfc) >> 16), (0x8000_0008, 0x0600));
+    assert_eq!(word(0xcfc), u32::from_le_bytes(class));
+    // No function there, and no register.
+    assert_eq!(select(0x8000_f800), Outcome::Done);
+    assert_eq!(word(0xcfc), u32::MAX);
+    assert_eq!(select(0), Outcome::Done);
+    assert_eq!((word(0xcfc), manager.write_port(0xcfc, &[0])), (u32::MAX, Outcome::Missed));
 }
 
 #[test]

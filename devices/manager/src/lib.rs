@@ -9,6 +9,7 @@
 extern crate self as ambit_device_manager;
 
 mod board;
+mod config_ports;
 mod decode;
 mod draft;
 mod error;

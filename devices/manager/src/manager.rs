@@ -15,6 +15,7 @@ use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config_ports::{ConfigPorts, Reached};
 use crate::decode::Decode;
 use crate::lines::Levels;
 use crate::windows::{Bell, Buses, Windows};
@@ -26,6 +27,7 @@ use crate::{Placed, Plan};
 /// device that is locked may use its lines, messages and doorbells, whose locks are the last.
 pub struct DeviceManager {
     buses: Buses,
+    config_ports: Option<ConfigPorts>,
     decode: Decode,
     levels: Levels,
     table: Mutex<Table>,
@@ -97,6 +99,7 @@ impl DeviceManager {
     pub fn new(plan: &Plan, host: Arc<dyn Backplane>) -> Self {
         Self {
             buses: Buses::default(),
+            config_ports: ConfigPorts::of(plan),
             decode: Decode::of(plan),
             levels: Levels::default(),
             table: Mutex::default(),
@@ -190,12 +193,35 @@ impl DeviceManager {
 
     /// As [`DeviceManager::read`], of I/O ports.
     pub fn read_port(&self, port: u16, data: &mut [u8]) -> bool {
-        self.buses.ports.read(port.into(), data)
+        let config =
+            self.config_ports.as_ref().and_then(|ports| Some((ports, ports.reached(port, data.len())?)));
+        match config {
+            None => self.buses.ports.read(port.into(), data),
+            Some((ports, Reached::Address)) => {
+                data.copy_from_slice(&ports.address().to_le_bytes());
+                true
+            }
+            Some((_, Reached::Function(address))) => self.read(address, data),
+            Some((_, Reached::Nothing)) => {
+                data.fill(u8::MAX);
+                false
+            }
+        }
     }
 
     /// As [`DeviceManager::write`], of I/O ports.
     pub fn write_port(&self, port: u16, data: &[u8]) -> Outcome {
-        self.written(self.buses.ports.write(port.into(), data))
+        let config =
+            self.config_ports.as_ref().and_then(|ports| Some((ports, ports.reached(port, data.len())?)));
+        match config {
+            None => self.written(self.buses.ports.write(port.into(), data)),
+            Some((ports, Reached::Address)) => {
+                ports.set_address(data);
+                Outcome::Done
+            }
+            Some((_, Reached::Function(address))) => self.write(address, data),
+            Some((_, Reached::Nothing)) => Outcome::Missed,
+        }
     }
 
     fn written(&self, written: Option<Written>) -> Outcome {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ambit_bus::{Bar, BarSpace, Needs, Request, Slot, Trigger};
 use ambit_resources::{AddressRange, AddressSpace, Claim, IrqPin, PaBits};
 
+use crate::config_ports;
 use crate::draft::Draft;
 use crate::{MachineConfig, MemoryMap, PlanError, Region, RegionKind};
 
@@ -13,6 +14,8 @@ use crate::{MachineConfig, MemoryMap, PlanError, Region, RegionKind};
 pub const ECAM: &str = "pci.ecam";
 /// I/O ports.
 pub const IO: &str = "pci.io";
+/// Two ports that lead to configuration space, wherever I/O ports are a space of their own.
+pub const CONFIG: &str = "pci.config";
 /// Room for BARs of 32 bits.
 pub const MMIO32: &str = "pci.mmio32";
 /// Room for BARs of 64 bits.
@@ -56,6 +59,7 @@ impl Pci {
             draft.wired = places.intx.is_some();
             if let Some(ports) = places.ports {
                 draft.claim_ports(IO, ports)?;
+                draft.claim_ports(CONFIG, config_ports::PORTS)?;
             }
             if let Some(first) = places.intx {
                 for (number, name) in (0..).zip(WIRES) {
