@@ -62,10 +62,11 @@ impl Cpu {
             Self::Max => "max,pauth-impdef=on,sve=off,sme=off",
             Self::CortexA53 | Self::Gicv2 => "cortex-a53",
             Self::CortexA72 => "cortex-a72",
-            // Without what the model has and QEMU cannot emulate, which it would say of each.
+            // Without what the model has and QEMU cannot emulate, which it would say of each; and without XSAVE, as it
+            // does not stop a guest at XSETBV, whose kernel then finds that CPUID knows nothing of it.
             Self::Amd => {
                 "EPYC-v1,+svm,phys-bits=48,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,\
-                 -nrip-save,-xsavec"
+                 -nrip-save,-xsavec,-xsave,-xsaveopt,-avx,-avx2,-f16c,-fma"
             }
         }
     }
