@@ -124,6 +124,23 @@ fn a_machine_without_another_vcpu_never_sees_it_come() {
     assert_eq!(code, 0);
 }
 
+/// More than 255 are told apart by IDs of 32 bits.
+#[test]
+fn a_machine_has_as_many_vcpus_as_the_board_and_kvm_have() {
+    let probe = ambit(["probe", "--format", "json"]).stdout;
+    let probe: serde_json::Value = serde_json::from_str(&probe).unwrap();
+    let most = u32::try_from(probe["max_cpus"].as_u64().unwrap()).unwrap().min(1024);
+    let off = |cpus| run(Boot::flat("ends").cmdline("how=off").memory("128M").cpus(cpus));
+
+    assert_eq!(off(most), (0, "ends by off\n".into(), none()));
+    let (code, _, errors) = off(most + 1);
+    assert!(
+        errors.contains(&format!("{} vCPUs are more than {most}, which is all that ", most + 1)),
+        "{errors}"
+    );
+    assert_eq!(code, 3);
+}
+
 #[test]
 fn a_program_that_switches_off_or_resets_ends_well() {
     assert_eq!(ends("off"), (0, none(), none()));
