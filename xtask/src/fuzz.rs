@@ -21,6 +21,8 @@ const SECONDS: u64 = 60;
 /// A run that takes longer counts as hung; on a busy machine a good one can take seconds.
 const HANG: u64 = 60;
 const LONGEST: u64 = 4096;
+/// How many run at a time for each processor: a device's thread and the one that feeds it wait for one another.
+const LANES: usize = 2;
 
 /// What Miri runs of each crate: tests of rings, transports and parsers that make no system call it does not know.
 const MIRI: &[(&str, &[&str])] = &[
@@ -31,7 +33,7 @@ const MIRI: &[(&str, &[&str])] = &[
     ("ambit-aarch64", &["fuzz::tests::random"]),
 ];
 
-/// One thing to run, in one of as many lanes as there are processors.
+/// One thing to run, in one of the lanes.
 enum Job {
     /// The tests of a crate under Miri, those whose names have one of the words.
     Miri(&'static str, &'static [&'static str]),
@@ -120,7 +122,7 @@ fn build(jobs: &[Job], fuzz: &Path) -> Result<()> {
 }
 
 fn run_all(jobs: Vec<Job>, fuzz: &Path) -> Vec<Ran> {
-    let lanes = std::thread::available_parallelism().map_or(1, usize::from);
+    let lanes = std::thread::available_parallelism().map_or(1, usize::from) * LANES;
     let count = jobs.len();
     let minutes = (count.div_ceil(lanes) as u64 * SECONDS).div_ceil(60);
     say(&format!(

@@ -31,9 +31,10 @@ our own crates are.
 
   --lint            formatting, lints, licences and dependencies
   --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
-  --fuzz [FILTER…]  tests of rings, transports and parsers under Miri, and each fuzz target for a minute, as many at a
-                    time as there are processors: 14 minutes with two; with FILTER those whose names have it, as 'ring'
-                    or 'Miri'. Without a nightly toolchain neither; --unit replays fuzz/corpus on every machine
+  --fuzz [FILTER…]  tests of rings, transports and parsers under Miri, and each fuzz target for a minute, two at a time
+                    for each processor: 8 minutes with two of them, after 5 of compiling; with FILTER those whose names
+                    have it, as 'ring' or 'Miri'. Without a nightly toolchain neither; --unit replays fuzz/corpus on
+                    every machine
   --flat [FILTER…]  the tests with programs that run without a system on this machine's own x86_64 KVM; with FILTER
                     those whose names have it
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model

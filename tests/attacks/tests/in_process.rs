@@ -236,7 +236,8 @@ fn no_attack_gets_another_answer_than_it_should_on_any_transport() {
     println!("attacks in process: {counts}");
     let failed: Vec<&String> = results.iter().flat_map(|(_, failed)| failed).collect();
     assert_eq!(failed, Vec::<&String>::new());
-    assert_eq!(open_files(), files);
+    // The harness itself may have had one open before; what leaks would do so with each of thousands of cases.
+    assert!(open_files() <= files, "{files} files and then {}", open_files());
     assert!(resident() < memory + (32 << 10), "{memory} KiB and then {} KiB", resident());
 }
 
