@@ -463,7 +463,7 @@ fn a_host_of_another_kind_cannot_be_asked_what_it_makes_of_a_plan() {
 
     assert!(
         desk.refusal(4, "verify --cpus 2")
-            .ends_with("board native is an aarch64 machine; use a host of that kind\n")
+            .ends_with("use a host of that kind, or one of the boards for x86_64 (ambit board list)\n")
     );
     assert!(desk.refusal(2, "verify --cpus 0").contains("at least one vCPU"));
     assert!(desk.refusal(2, "verify --host Image").contains("Image"));

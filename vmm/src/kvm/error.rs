@@ -18,7 +18,8 @@ pub enum KvmError {
     #[error("/dev/kvm speaks version {0} of its interface and this program version 12")]
     ApiVersion(i32),
     #[error(
-        "this host's KVM runs {host} guests, and board {board} is an {wanted} machine; use a host of that kind"
+        "this host's KVM runs {host} guests, and board {board} is an {wanted} machine; use a host of that kind, \
+         or one of the boards for {host} (ambit board list)"
     )]
     WrongArch { host: &'static str, board: String, wanted: &'static str },
     #[error("this host's KVM lacks {0}, which Ambit needs; use a newer kernel")]
