@@ -31,7 +31,7 @@ use ambit_resources::{AddressRange, IrqPin};
 
 use crate::load::{Entry, Loaded, load};
 use crate::pvh::StartInfo;
-use crate::zero_page::{self, ZeroPage};
+use crate::zero_page::{self, MAX_E820, ZeroPage};
 use crate::{acpi, e820, mptable};
 
 /// The segment descriptors of [`descriptors`].
@@ -86,6 +86,9 @@ pub fn image<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, Bo
     let cmdline = command_line(plan, payload.cmdline, !tables, most)?;
     let length = u32::try_from(cmdline.len()).unwrap_or(u32::MAX);
     let e820 = e820::told(plan);
+    if e820.len() > MAX_E820 {
+        return Err(BootError::MemoryMap { lines: e820.len(), most: MAX_E820 });
+    }
     let acpi = acpi::tables(plan)?;
 
     let own = |name, address: u64, bytes| Piece { name, address, bytes: Cow::Owned(bytes) };

@@ -70,7 +70,8 @@ const DEVICE_PINS: RangeInclusive<u32> = 5..=19;
 const INTX: IrqPin = IrqPin(20);
 
 /// As many as KVM has at most, which may have been built for fewer (Linux `arch/x86/include/asm/kvm_host.h`,
-/// KVM_MAX_VCPUS). From 255 on an APIC ID takes an x2APIC.
+/// KVM_MAX_VCPUS). From 255 on an APIC ID takes an x2APIC, and Linux brings up the first 256 vCPUs only: interrupts of
+/// KVM's IOAPIC reach no others, and nothing remaps them.
 const MAX_CPUS: u32 = 1024;
 
 // Linux's drivers put BARs of 64 bits at multiples of this at most, and it is what arm64 boards have.

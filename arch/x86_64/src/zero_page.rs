@@ -65,7 +65,7 @@ pub enum E820Kind {
 }
 
 impl ZeroPage<'_> {
-    /// As it is in memory. Lines past [`MAX_E820`] are not in it.
+    /// As it is in memory. There are at most [`MAX_E820`] lines.
     pub fn bytes(&self) -> Vec<u8> {
         let mut page = vec![0; SIZE];
         if self.header.is_empty() {

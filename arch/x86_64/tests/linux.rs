@@ -1,8 +1,9 @@
 //! Linux on the board `pc`: where a bzImage and its initrd go, what it is told, and why some are refused.
 
 use ambit_device_manager::{
-    Board, BootError, BootImage, CpuMode, HostFacts, MachineConfig, Payload, Plan, plan,
+    Board, BootError, BootImage, CpuMode, HostFacts, MachineConfig, Payload, Plan, Reserve, plan,
 };
+use ambit_resources::AddressRange;
 use ambit_x86_64::{acpi, boot, pc};
 
 const MIB: u64 = 1 << 20;
@@ -154,6 +155,33 @@ fn what_the_kernel_would_not_find_or_read_is_refused_with_its_limit() {
         said(17 * MIB, None, ""),
         "the kernel takes 2 MiB, and of 17 MiB of memory 1 MiB are left for it; give the guest at least 18 MiB"
     );
+}
+
+#[test]
+fn a_memory_map_longer_than_linux_reads_is_refused_however_it_begins() {
+    let refused = |count: u64| {
+        // Pages that nobody may use, each with a page of RAM behind it.
+        let ranges =
+            (0..count).filter_map(|place| AddressRange::new((1 << 30) + place * 8192, 4096)).collect();
+        let reserve = Reserve { ranges, ..Reserve::default() };
+        let config = MachineConfig { memory: 2 << 30, reserve, ..MachineConfig::default() };
+        let plan = plan(&pc(), &config, &HostFacts::assumed()).unwrap();
+        [image(), vmlinux()].map(|kernel| {
+            let payload = Payload { kernel: &kernel, initrd: None, cmdline: "", seed: None };
+            pc().boot_image(&plan, &payload).err().map(|error| error.to_string())
+        })
+    };
+    let lines = |count: usize| {
+        Some(format!("the guest's memory map has {count} lines, and Linux reads 128; reserve fewer ranges"))
+    };
+
+    // Each range is two lines more.
+    let first = (0..128).find(|count| refused(*count) != [None, None]).unwrap();
+    assert!((50..64).contains(&first), "{first}");
+    let [short, long] = [refused(first), refused(first + 40)];
+    let least = if short[0] == lines(129) { 129 } else { 130 };
+    assert_eq!(short, [lines(least), lines(least)]);
+    assert_eq!(long, [lines(least + 80), lines(least + 80)]);
 }
 
 #[test]

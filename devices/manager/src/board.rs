@@ -528,6 +528,9 @@ pub enum BootError {
     Initrd(String),
     #[error("the kernel command line {0}")]
     Cmdline(String),
+    /// More ranges than guests of this board read of their memory.
+    #[error("the guest's memory map has {lines} lines, and Linux reads {most}; reserve fewer ranges")]
+    MemoryMap { lines: usize, most: usize },
     /// A bug in the board, or a plan that is not this board's.
     #[error("the device tree cannot be written: {0}")]
     Tree(String),
