@@ -172,7 +172,7 @@ fn a_fault_that_nothing_handles_ends_the_machine_and_says_where() {
     let (code, said, errors) = ends("triple");
 
     let expected = "ambit: error: vCPU 0 stopped: the guest took a fault that it handles nowhere (a triple fault), rip 0x";
-    assert!(errors.starts_with(expected), "{errors}");
+    assert!(errors.starts_with(expected), "{code}, it said {said:?} and {errors:?}");
     assert_eq!((code, said), (1, none()));
 }
 

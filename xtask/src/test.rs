@@ -22,12 +22,11 @@ use crate::venue::Venue;
 pub const HELP: &str = "\
 cargo xtask test [--lint] [--unit] [--fuzz [FILTER…]] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
 
-Without options: everything. Formatting, lints for both architectures, licences, dependencies between our crates, the
+Without options: all but --cpu amd. Formatting, lints for both architectures, licences, dependencies between our crates, the
 tests of each crate, the board qemu-virt beside this machine's QEMU, where there is a nightly toolchain what random
 bytes and Miri find, programs without a system where this machine has x86_64 KVM that runs them, and then guests booted
 where KVM is: on an arm64 machine there, and else in an emulated arm64 host, once for each width of guest physical
-addresses and each interrupt controller; last, in an emulated x86_64 host of AMD's. examples/vendor-board is tested as
-our own crates are.
+addresses and each interrupt controller. examples/vendor-board is tested as our own crates are.
 
   --lint            formatting, lints, licences and dependencies
   --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
@@ -39,7 +38,7 @@ our own crates are.
                     those whose names have it
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
   --cpu MODEL       cortex-a53 (40 bits), cortex-a72 (44), max (48), gicv2 (40, an older interrupt controller) or
-                    amd (48, an x86_64 host), and no other
+                    amd (48, an emulated x86_64 host, which itself goes down now and then), and no other
 
   cargo xtask test --unit
   cargo xtask test --fuzz transport
@@ -127,12 +126,11 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
 
 fn guests(arguments: &Arguments) -> Result<i32> {
     every_file_is_a_module()?;
-    if arguments.cpu != Some(Cpu::Amd) {
-        arm64_guests(arguments)?;
-    }
-    // What was picked by name is run on one model.
-    if arguments.cpu == Some(Cpu::Amd) || (arguments.cpu.is_none() && arguments.filters.is_empty()) {
+    // Only when asked for: the emulated AMD host itself goes down now and then, so that its failures say nothing yet.
+    if arguments.cpu == Some(Cpu::Amd) {
         x86_64_guests(&arguments.filters)?;
+    } else {
+        arm64_guests(arguments)?;
     }
     Ok(0)
 }
