@@ -22,8 +22,8 @@ use crate::venue::Venue;
 pub const HELP: &str = "\
 cargo xtask test [--lint] [--unit] [--fuzz [FILTER…]] [--flat [FILTER…]] [--guest [FILTER…]] [--cpu MODEL]
 
-Without options: all but --cpu amd. Formatting, lints for both architectures, licences, dependencies between our crates, the
-tests of each crate, the board qemu-virt beside this machine's QEMU, where there is a nightly toolchain what random
+Without options: all but --cpu amd. Formatting, lints for both architectures, licences, dependencies between our crates,
+the tests of each crate, the board qemu-virt beside this machine's QEMU, where there is a nightly toolchain what random
 bytes and Miri find, programs without a system where this machine has x86_64 KVM that runs them, and then guests booted
 where KVM is: on an arm64 machine there, and else in an emulated arm64 host, once for each width of guest physical
 addresses and each interrupt controller. examples/vendor-board is tested as our own crates are.
