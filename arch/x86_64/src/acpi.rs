@@ -38,8 +38,9 @@ const NO_CMOS_CLOCK: u16 = 1 << 5;
 
 /// The ID of the IOAPIC; what it has of them is its own.
 pub(crate) const IOAPIC_ID: u8 = 0;
-/// APIC IDs from this on need the entries of x2APICs (5.2.12.12).
-pub(crate) const FIRST_WIDE_ID: u32 = 255;
+/// APIC IDs from this on do not fit into 8 bits, of which this one means all, and need the entries of x2APICs
+/// (5.2.12.12).
+pub const FIRST_WIDE_ID: u32 = 255;
 const ENABLED: u32 = 1;
 
 /// All tables, as they are in memory from [`ROOT`] on.
@@ -111,19 +112,21 @@ fn fadt(dsdt: u64) -> Vec<u8> {
 
 /// Interrupt controllers (5.2.12): each vCPU's own, and the IOAPIC, whose pins are the GSIs.
 fn madt(plan: &Plan) -> Sdt {
-    let address = |name: &str| {
-        let first = plan.part(RegionKind::InterruptController, name).map_or(0, |range| range.first());
-        u32::try_from(first).unwrap_or(0).to_le_bytes()
-    };
     let mut madt = Sdt::new(*b"APIC", HEADER, 6, OEM, BOARD, REVISION);
-    madt.append_slice(&address("lapic"));
+    madt.append_slice(&address(plan, "lapic"));
     // There are no 8259s to keep quiet.
     madt.append_slice(&0_u32.to_le_bytes());
     let mut entries: Vec<u8> = (0..plan.cpus).flat_map(local_apic).collect();
-    entries.extend([&[1, 12, IOAPIC_ID, 0], address("ioapic").as_slice(), &[0; 4]].concat());
+    entries.extend([&[1, 12, IOAPIC_ID, 0], address(plan, "ioapic").as_slice(), &[0; 4]].concat());
     // At once: each time, the checksum is made anew.
     madt.append_slice(&entries);
     madt
+}
+
+/// Where registers of the interrupt controller are, as tables say it.
+pub(crate) fn address(plan: &Plan, name: &str) -> [u8; 4] {
+    let first = plan.part(RegionKind::InterruptController, name).map_or(0, |range| range.first());
+    u32::try_from(first).unwrap_or(0).to_le_bytes()
 }
 
 fn local_apic(id: u32) -> Vec<u8> {
@@ -170,11 +173,6 @@ fn mcfg(ecam: AddressRange) -> Vec<u8> {
     let mut mcfg = MCFG::new(OEM, BOARD, REVISION);
     mcfg.add_ecam(ecam.first(), 0, 0, u8::try_from(last).unwrap_or(u8::MAX));
     bytes(&mcfg)
-}
-
-/// Whether nobody may use what this region has.
-pub(crate) fn is_kept(kind: RegionKind, name: &str) -> bool {
-    kind == RegionKind::Reserved || (kind == RegionKind::Pci && name == pci::ECAM)
 }
 
 #[cfg(test)]

@@ -63,14 +63,15 @@ pub const ENTRY: u64 = 0x200;
 /// Where the setup header begins, in the file and in the zero page.
 pub const HEADER: usize = 0x1f1;
 
+// Places in the file, and in the zero page what is in both.
 const SETUP_SECTORS: usize = 0x1f1;
 const CODE_SIZE: usize = 0x1f4;
-const BOOT_FLAG: usize = 0x1fe;
+pub(crate) const BOOT_FLAG: usize = 0x1fe;
 /// How far the header goes past [`MAGIC`].
 const HEADER_LENGTH: usize = 0x201;
-const MAGIC: usize = 0x202;
-const VERSION: usize = 0x206;
-const LOAD_FLAGS: usize = 0x211;
+pub(crate) const MAGIC: usize = 0x202;
+pub(crate) const VERSION: usize = 0x206;
+pub(crate) const LOAD_FLAGS: usize = 0x211;
 const INITRD_LAST: usize = 0x22c;
 const MORE_FLAGS: usize = 0x236;
 const CMDLINE_SIZE: usize = 0x238;

@@ -14,8 +14,8 @@ use ambit_platform::endings::S5;
 use ambit_platform::serial;
 use ambit_resources::AddressRange;
 
-use crate::acpi::is_kept;
 use crate::boot::virtio_mmio;
+use crate::e820::is_kept;
 
 /// Of a table's header.
 const HEADER: u32 = 36;

@@ -20,14 +20,17 @@ pub fn planned(plan: &Plan) -> Vec<E820> {
 
 fn whole(plan: &Plan) -> Vec<E820> {
     let ram = plan.ram().map(|range| E820 { range, kind: E820Kind::Ram });
-    // Linux uses the configuration space only where the map says that nothing else is there.
-    let kept = plan.regions.iter().filter(|region| {
-        region.kind == RegionKind::Reserved || (region.kind == RegionKind::Pci && region.name == pci::ECAM)
-    });
+    let kept = plan.regions.iter().filter(|region| is_kept(region.kind, &region.name));
     let kept = kept.filter_map(|region| region.range).map(|range| E820 { range, kind: E820Kind::Reserved });
     let mut map: Vec<E820> = ram.chain(kept).collect();
     map.sort_by_key(|line| line.range.first());
     map
+}
+
+/// Whether nobody may use what this region has. Linux uses the configuration space only where the map says that nothing
+/// else is there.
+pub(crate) fn is_kept(kind: RegionKind, name: &str) -> bool {
+    kind == RegionKind::Reserved || (kind == RegionKind::Pci && name == pci::ECAM)
 }
 
 /// All that a guest without firmware is told: no RAM in [`FIRMWARE`].

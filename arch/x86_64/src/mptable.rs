@@ -2,9 +2,9 @@
 //!
 //! The pointer is where a PC's extended BIOS data area is, in memory that the map does not say to be RAM.
 
-use ambit_device_manager::{Plan, RegionKind};
+use ambit_device_manager::Plan;
 
-use crate::acpi::{FIRST_WIDE_ID, IOAPIC_ID};
+use crate::acpi::{FIRST_WIDE_ID, IOAPIC_ID, address};
 use crate::e820;
 use crate::pc;
 
@@ -81,11 +81,6 @@ fn processor(id: u8) -> Vec<u8> {
     let mut entry = vec![PROCESSOR, id, APIC_VERSION, flags];
     entry.resize(20, 0);
     entry
-}
-
-fn address(plan: &Plan, name: &str) -> [u8; 4] {
-    let first = plan.part(RegionKind::InterruptController, name).map_or(0, |range| range.first());
-    u32::try_from(first).unwrap_or(0).to_le_bytes()
 }
 
 /// `bytes`, of which the one at `at` makes the sum zero.

@@ -4,7 +4,7 @@
 
 use ambit_resources::AddressRange;
 
-use crate::bzimage;
+use crate::bzimage::{self, BOOT_FLAG, LOAD_FLAGS, MAGIC, VERSION};
 
 /// In bytes.
 pub const SIZE: usize = 4096;
@@ -13,11 +13,7 @@ pub const MAX_E820: usize = 128;
 
 const RSDP: usize = 0x70;
 const E820_COUNT: usize = 0x1e8;
-const BOOT_FLAG: usize = 0x1fe;
-const MAGIC: usize = 0x202;
-const VERSION: usize = 0x206;
 const LOADER: usize = 0x210;
-const LOAD_FLAGS: usize = 0x211;
 const INITRD: usize = 0x218;
 const INITRD_SIZE: usize = 0x21c;
 const CMDLINE: usize = 0x228;

@@ -2,6 +2,7 @@
 
 use ambit_device_manager::{CpuMode, Plan};
 use ambit_resources::{IrqPin, PaBits};
+use ambit_x86_64::acpi::FIRST_WIDE_ID;
 use ambit_x86_64::{boot, pc};
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
@@ -28,9 +29,6 @@ pub struct CpuStart {
     pub mode: CpuMode,
     pub ipa_bits: PaBits,
 }
-
-/// APIC IDs from this on do not fit into 8 bits, and this one means all.
-const FIRST_WIDE_ID: u32 = 255;
 
 const fn msr(index: u32, data: u64) -> kvm_msr_entry {
     kvm_msr_entry { index, reserved: 0, data }
