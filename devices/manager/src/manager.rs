@@ -193,9 +193,7 @@ impl DeviceManager {
 
     /// As [`DeviceManager::read`], of I/O ports.
     pub fn read_port(&self, port: u16, data: &mut [u8]) -> bool {
-        let config =
-            self.config_ports.as_ref().and_then(|ports| Some((ports, ports.reached(port, data.len())?)));
-        match config {
+        match self.config(port, data.len()) {
             None => self.buses.ports.read(port.into(), data),
             Some((ports, Reached::Address)) => {
                 data.copy_from_slice(&ports.address().to_le_bytes());
@@ -211,9 +209,7 @@ impl DeviceManager {
 
     /// As [`DeviceManager::write`], of I/O ports.
     pub fn write_port(&self, port: u16, data: &[u8]) -> Outcome {
-        let config =
-            self.config_ports.as_ref().and_then(|ports| Some((ports, ports.reached(port, data.len())?)));
-        match config {
+        match self.config(port, data.len()) {
             None => self.written(self.buses.ports.write(port.into(), data)),
             Some((ports, Reached::Address)) => {
                 ports.set_address(data);
@@ -222,6 +218,12 @@ impl DeviceManager {
             Some((_, Reached::Function(address))) => self.write(address, data),
             Some((_, Reached::Nothing)) => Outcome::Missed,
         }
+    }
+
+    /// What of configuration space an access reaches by ports. `None`: it is none of that.
+    fn config(&self, port: u16, len: usize) -> Option<(&ConfigPorts, Reached)> {
+        let ports = self.config_ports.as_ref()?;
+        Some((ports, ports.reached(port, len)?))
     }
 
     fn written(&self, written: Option<Written>) -> Outcome {
