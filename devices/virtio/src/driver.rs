@@ -221,6 +221,10 @@ impl Machine {
         } else {
             (self.alloc(16 * n, 16), self.alloc(6 + 2 * n, 2), self.alloc(6 + 8 * n, 4))
         };
+        // What a device did for a driver before this one may be anywhere.
+        for (at, len) in [(desc, 16 * n), (avail, 6 + 2 * n), (used, 6 + 8 * n)] {
+            self.memory.write_slice(&vec![0; len as usize], GuestAddress(at)).unwrap();
+        }
         self.place(u32::from(size), [desc, avail, used]);
         self.enable();
         let memory = self.memory.clone();
