@@ -7,8 +7,7 @@ mod image;
 
 use arbitrary::Unstructured;
 
-/// A name in `fuzz/`, and what runs one input.
-pub type Target = (&'static str, fn(&[u8]));
+pub use ambit_device_manager::fuzz::Target;
 
 /// Every target.
 pub const TARGETS: &[Target] = &[("arm64_image", arm64_image)];
@@ -20,21 +19,17 @@ pub fn arm64_image(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use ambit_bus::bench::{random, replay};
+    use ambit_bus::bench::{random_for_all, replay_all};
 
     use super::TARGETS;
 
     #[test]
     fn inputs_that_were_worth_keeping_harm_nothing() {
-        for (name, target) in TARGETS {
-            replay(name, *target);
-        }
+        replay_all(TARGETS);
     }
 
     #[test]
     fn random_bytes_harm_nothing() {
-        for (_, target) in TARGETS {
-            random(if cfg!(miri) { 2 } else { 300 }, 300, *target);
-        }
+        random_for_all(TARGETS, if cfg!(miri) { 2 } else { 300 }, 300);
     }
 }

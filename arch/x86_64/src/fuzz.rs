@@ -11,8 +11,7 @@ use arbitrary::{Result, Unstructured};
 
 type Input<'a> = Unstructured<'a>;
 
-/// A name in `fuzz/`, and what runs one input.
-pub type Target = (&'static str, fn(&[u8]));
+pub use ambit_device_manager::fuzz::Target;
 
 /// Every target.
 pub const TARGETS: &[Target] = &[("bzimage", bzimage), ("elf", elf), ("pvh", pvh)];
@@ -36,40 +35,19 @@ pub fn pvh(bytes: &[u8]) {
     run(bytes, |input| elf::body(input, true));
 }
 
-/// Mostly as it was made: some bytes changed, or the end cut off. Whether it is as it was made.
-fn damage(input: &mut Input<'_>, file: &mut Vec<u8>) -> Result<bool> {
-    if input.ratio(1, 3)? {
-        return Ok(true);
-    }
-    for _ in 0..input.int_in_range(0..=4)? {
-        let at = usize::from(input.arbitrary::<u16>()?) % file.len();
-        let bytes: [u8; 4] = input.arbitrary()?;
-        let count = usize::from(input.int_in_range(1..=4_u8)?);
-        file.iter_mut().skip(at).zip(bytes.iter().take(count)).for_each(|(old, new)| *old = *new);
-    }
-    if input.ratio(1, 4)? {
-        file.truncate(usize::from(input.arbitrary::<u16>()?) % (file.len() + 1));
-    }
-    Ok(false)
-}
-
 #[cfg(test)]
 mod tests {
-    use ambit_bus::bench::{random, replay};
+    use ambit_bus::bench::{random_for_all, replay_all};
 
     use super::TARGETS;
 
     #[test]
     fn inputs_that_were_worth_keeping_harm_nothing() {
-        for (name, target) in TARGETS {
-            replay(name, *target);
-        }
+        replay_all(TARGETS);
     }
 
     #[test]
     fn random_bytes_harm_nothing() {
-        for (_, target) in TARGETS {
-            random(if cfg!(miri) { 1 } else { 300 }, 300, *target);
-        }
+        random_for_all(TARGETS, if cfg!(miri) { 1 } else { 300 }, 300);
     }
 }

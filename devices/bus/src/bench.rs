@@ -303,6 +303,24 @@ impl Backplane for BenchHost {
     }
 }
 
+/// A fuzz target: its name in `fuzz/`, and what runs one input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Runs every target over the inputs that were worth keeping of it.
+pub fn replay_all(targets: &[Target]) {
+    for (name, target) in targets {
+        replay(name, *target);
+    }
+}
+
+/// Runs every target over random bytes, see [`random`].
+pub fn random_for_all(targets: &[Target], cases: u64, most: u64) {
+    for (name, target) in targets {
+        println!("{name}");
+        random(cases, most, *target);
+    }
+}
+
 /// Runs a fuzz target over every input in `fuzz/corpus/NAME`; there is at least one.
 pub fn replay(name: &str, target: fn(&[u8])) {
     // Ours is two directories down.

@@ -16,12 +16,11 @@ use arbitrary::{Result, Unstructured};
 use crate::{Decoded, Outcome, pci as parts};
 use pci::{BARS, BELL, CONSOLE, ECAM, IO, MMIO32, Machine, RAM};
 
-pub use start::Start;
+pub use start::{Start, damage};
 
 type Input<'a> = Unstructured<'a>;
 
-/// A name in `fuzz/`, and what runs one input.
-pub type Target = (&'static str, fn(&[u8]));
+pub use ambit_bus::bench::Target;
 
 /// Every target.
 pub const TARGETS: &[Target] = &[("moves", moves)];
@@ -160,21 +159,17 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use ambit_bus::bench::{random, replay};
+    use ambit_bus::bench::{random_for_all, replay_all};
 
     use super::TARGETS;
 
     #[test]
     fn inputs_that_were_worth_keeping_harm_nothing() {
-        for (name, target) in TARGETS {
-            replay(name, *target);
-        }
+        replay_all(TARGETS);
     }
 
     #[test]
     fn random_bytes_harm_nothing() {
-        for (_, target) in TARGETS {
-            random(if cfg!(miri) { 1 } else { 300 }, 600, *target);
-        }
+        random_for_all(TARGETS, if cfg!(miri) { 1 } else { 300 }, 600);
     }
 }

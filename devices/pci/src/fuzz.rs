@@ -10,8 +10,7 @@ use arbitrary::Unstructured;
 
 type Input<'a> = Unstructured<'a>;
 
-/// A name in `fuzz/`, and what runs one input.
-pub type Target = (&'static str, fn(&[u8]));
+pub use ambit_bus::bench::Target;
 
 /// Every target.
 pub const TARGETS: &[Target] = &[("pci_config", pci_config), ("pci_msix", pci_msix)];
@@ -28,22 +27,18 @@ pub fn pci_msix(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use ambit_bus::bench::{random, replay};
+    use ambit_bus::bench::{random_for_all, replay_all};
 
     use super::TARGETS;
 
     #[test]
     fn inputs_that_were_worth_keeping_harm_nothing() {
-        for (name, target) in TARGETS {
-            replay(name, *target);
-        }
+        replay_all(TARGETS);
     }
 
     #[test]
     fn random_bytes_harm_nothing() {
-        for (_, target) in TARGETS {
-            let (cases, most) = if cfg!(miri) { (2, 80) } else { (300, 300) };
-            random(cases, most, *target);
-        }
+        let (cases, most) = if cfg!(miri) { (2, 80) } else { (300, 300) };
+        random_for_all(TARGETS, cases, most);
     }
 }

@@ -18,8 +18,7 @@ use crate::driver::Face;
 /// What the choices of a body are read from.
 type Input<'a> = Unstructured<'a>;
 
-/// A name in `fuzz/`, and what runs one input.
-pub type Target = (&'static str, fn(&[u8]));
+pub use ambit_bus::bench::Target;
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
@@ -108,17 +107,12 @@ mod tests {
 
     #[test]
     fn inputs_that_were_worth_keeping_harm_nothing() {
-        for (name, target) in TARGETS {
-            ambit_bus::bench::replay(name, *target);
-        }
+        ambit_bus::bench::replay_all(TARGETS);
     }
 
     #[test]
     fn random_bytes_harm_nothing() {
-        for (name, target) in TARGETS {
-            println!("{name}");
-            ambit_bus::bench::random(50, 600, *target);
-        }
+        ambit_bus::bench::random_for_all(TARGETS, 50, 600);
     }
 
     // What has no thread and makes no system call that Miri lacks.

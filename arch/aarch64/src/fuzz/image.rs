@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use ambit_device_manager::fuzz::Start;
+use ambit_device_manager::fuzz::{Start, damage};
 use ambit_device_manager::{Board as _, HostFacts, MachineConfig, Payload, Plan, Reserve, plan};
 use ambit_resources::AddressRange;
 use arbitrary::{Result, Unstructured};
@@ -34,10 +34,10 @@ pub fn body(input: &mut Input<'_>) -> Result<()> {
     }
     let seed = input.arbitrary::<bool>()?.then_some([7; 64]);
     let mut kernel = kernel(input)?;
-    let mut whole = damage(input, &mut kernel)?;
+    let mut whole = damage(input, &mut kernel, 1)?;
     let mut file = pack(input, &kernel)?;
     if input.ratio(1, 4)? {
-        whole &= damage(input, &mut file)?;
+        whole &= damage(input, &mut file, 1)?;
     }
     let ram = plan.ram().next().expect("a machine has RAM");
     let payload = Payload { kernel: &file, initrd: initrd.as_deref(), cmdline: &cmdline, seed };
@@ -111,23 +111,6 @@ fn kernel(input: &mut Input<'_>) -> Result<Vec<u8>> {
         kernel[96 + 20..96 + 24].copy_from_slice(&first.to_le_bytes());
     }
     Ok(kernel)
-}
-
-/// Mostly as it was made: some bytes changed, or the end cut off. Whether it is as it was made.
-fn damage(input: &mut Input<'_>, file: &mut Vec<u8>) -> Result<bool> {
-    if input.ratio(1, 3)? {
-        return Ok(true);
-    }
-    for _ in 0..input.int_in_range(0..=4)? {
-        let at = usize::from(input.arbitrary::<u16>()?) % file.len();
-        let bytes: [u8; 4] = input.arbitrary()?;
-        let count = usize::from(input.int_in_range(1..=4_u8)?);
-        file.iter_mut().skip(at).zip(bytes.iter().take(count)).for_each(|(old, new)| *old = *new);
-    }
-    if input.ratio(1, 4)? {
-        file.truncate(1 + usize::from(input.arbitrary::<u16>()?) % file.len());
-    }
-    Ok(false)
 }
 
 fn pack(input: &mut Input<'_>, kernel: &[u8]) -> Result<Vec<u8>> {

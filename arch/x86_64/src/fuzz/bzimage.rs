@@ -5,7 +5,9 @@ use ambit_resources::AddressRange;
 use arbitrary::Result;
 
 use super::machine::Machine;
-use super::{Input, damage};
+use ambit_device_manager::fuzz::damage;
+
+use super::Input;
 use crate::boot;
 use crate::kernel::Kernel;
 
@@ -22,7 +24,7 @@ const INIT_SIZE: usize = 0x260;
 pub fn body(input: &mut Input<'_>) -> Result<()> {
     let Some(machine) = Machine::new(input)? else { return Ok(()) };
     let mut file = file(input)?;
-    let whole = damage(input, &mut file)?;
+    let whole = damage(input, &mut file, 0)?;
     let Ok(opened) = Kernel::open(&file) else {
         assert!(!whole, "nothing is wrong with it");
         return Ok(());

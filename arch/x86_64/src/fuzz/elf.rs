@@ -5,7 +5,9 @@ use ambit_resources::AddressRange;
 use arbitrary::Result;
 
 use super::machine::Machine;
-use super::{Input, damage};
+use ambit_device_manager::fuzz::damage;
+
+use super::Input;
 use crate::kernel::Kernel;
 
 const MIB: u64 = 1 << 20;
@@ -18,7 +20,7 @@ const NOTE: u32 = 4;
 pub fn body(input: &mut Input<'_>, notes: bool) -> Result<()> {
     let Some(machine) = Machine::new(input)? else { return Ok(()) };
     let mut file = file(input, notes)?;
-    damage(input, &mut file)?;
+    damage(input, &mut file, 0)?;
     let Ok(Kernel::Program(program)) = Kernel::open(&file) else { return Ok(()) };
     let loaded = loaded(&file);
     let entries = [Some(long(&file, 24)), program.pvh];

@@ -1,6 +1,7 @@
-//! What a board puts into RAM to start a guest, and what must hold of it for any kernel.
+//! Kernels that are not quite what they were, what a board puts into RAM to start one, and what must hold of that.
 
 use ambit_resources::AddressRange;
+use arbitrary::{Result, Unstructured};
 
 use crate::{BootImage, Plan};
 
@@ -58,4 +59,22 @@ impl<'a> Start<'a> {
         let found = self.pieces.iter().find(|(_, other, _)| *other == name);
         found.map(|(range, _, bytes)| (*range, *bytes))
     }
+}
+
+/// Mostly leaves `file` as it was made: some bytes changed, or the end cut off after at least `least` of them. It has more
+/// than none. Whether it is as it was made.
+pub fn damage(input: &mut Unstructured<'_>, file: &mut Vec<u8>, least: usize) -> Result<bool> {
+    if input.ratio(1, 3)? {
+        return Ok(true);
+    }
+    for _ in 0..input.int_in_range(0..=4)? {
+        let at = usize::from(input.arbitrary::<u16>()?) % file.len();
+        let bytes: [u8; 4] = input.arbitrary()?;
+        let count = usize::from(input.int_in_range(1..=4_u8)?);
+        file.iter_mut().skip(at).zip(bytes.iter().take(count)).for_each(|(old, new)| *old = *new);
+    }
+    if input.ratio(1, 4)? {
+        file.truncate(least + usize::from(input.arbitrary::<u16>()?) % (file.len() + 1 - least));
+    }
+    Ok(false)
 }
