@@ -94,9 +94,9 @@ fn linux_has_no_complaint_about_the_tables() {
     let boot = Boot::initrd().cpus(2).disk(&disk("a", "mmio")).disk(&disk("b", "pci"));
     let mut guest = boot.memory("8G").ready();
 
-    let said = guest.check("dmesg -r | grep '^<[0-4]>' || true");
-    let found = guest.check("dmesg | grep -c 'PCI: MMCONFIG for domain 0000'");
-    let acpi = guest.check("dmesg | grep -i -E 'acpi.*(error|warn|invalid|exception)' || true");
+    let said = guest.check("dmesg -r > /tmp/said && sed -n '/^<[0-4]>/p' /tmp/said");
+    let found = guest.check("grep -c 'PCI: MMCONFIG for domain 0000' /tmp/said");
+    let acpi = guest.check("sed -n -E '/acpi.*(error|warn|invalid|exception)/Ip' /tmp/said");
 
     let known = |line: &str| NOT_OF_TABLES.iter().any(|word| line.contains(word));
     let complaints: Vec<&str> = said.lines().filter(|line| !known(line)).collect();
