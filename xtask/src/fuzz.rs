@@ -21,6 +21,8 @@ const SECONDS: u64 = 60;
 /// A run that takes longer counts as hung; on a busy machine a good one can take seconds.
 const HANG: u64 = 60;
 const LONGEST: u64 = 4096;
+/// What the choices of the everyday run are made from, so that it finds today what it found yesterday.
+pub const SEED: u32 = 1;
 /// How many run at a time for each processor: a device's thread and the one that feeds it wait for one another.
 const LANES: usize = 2;
 
@@ -59,7 +61,9 @@ struct Ran {
 }
 
 /// Both, where the machine has what they take; what it lacks is said.
-pub fn tests(filters: &[String]) -> Result<()> {
+///
+/// `seed` is what fuzz targets make their choices from; without one they make new ones.
+pub fn tests(filters: &[String], seed: Option<u32>) -> Result<()> {
     let chosen = |job: &Job| filters.is_empty() || filters.iter().any(|filter| job.name().contains(filter));
     let mut jobs: Vec<Job> = MIRI.iter().map(|(package, words)| Job::Miri(package, words)).collect();
     jobs.extend(targets()?.into_iter().map(Job::Target));
@@ -81,7 +85,7 @@ pub fn tests(filters: &[String]) -> Result<()> {
         PathBuf::new()
     });
     build(&jobs, &fuzz)?;
-    judge(&run_all(jobs, &fuzz))
+    judge(&run_all(jobs, &fuzz, seed))
 }
 
 fn absent(what: &str, missing: &str) {
@@ -121,7 +125,7 @@ fn build(jobs: &[Job], fuzz: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run_all(jobs: Vec<Job>, fuzz: &Path) -> Vec<Ran> {
+fn run_all(jobs: Vec<Job>, fuzz: &Path, seed: Option<u32>) -> Vec<Ran> {
     let lanes = std::thread::available_parallelism().map_or(1, usize::from) * LANES;
     let count = jobs.len();
     let minutes = (count.div_ceil(lanes) as u64 * SECONDS).div_ceil(60);
@@ -135,7 +139,7 @@ fn run_all(jobs: Vec<Job>, fuzz: &Path) -> Vec<Ran> {
             scope.spawn(|| {
                 loop {
                     let Some(job) = waiting.lock().unwrap().pop_front() else { break };
-                    let ran = run(&job, fuzz);
+                    let ran = run(&job, fuzz, seed);
                     let mut done = done.lock().unwrap();
                     report(&ran, done.len() + 1, count);
                     done.push(ran);
@@ -178,11 +182,11 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn run(job: &Job, fuzz: &Path) -> Ran {
+fn run(job: &Job, fuzz: &Path, seed: Option<u32>) -> Ran {
     let begun = Instant::now();
     let ended = match job {
         Job::Miri(package, words) => interpret(package, words).map(|()| 0),
-        Job::Target(name) => feed(name, fuzz),
+        Job::Target(name) => feed(name, fuzz, seed),
     };
     let seconds = begun.elapsed().as_secs();
     let (runs, failed) = match ended {
@@ -204,7 +208,7 @@ fn interpret(package: &str, words: &[&str]) -> Result<()> {
 }
 
 /// New inputs go to a place of their own: what is kept in `fuzz/corpus` is chosen by hand.
-fn feed(name: &str, program: &Path) -> Result<u64> {
+fn feed(name: &str, program: &Path, seed: Option<u32>) -> Result<u64> {
     let found: PathBuf = places::cache().join("fuzz").join(name);
     fs::create_dir_all(&found).about("create the directory", &found)?;
     let mut fuzz = nightly(program, ["fuzz", "run", name]);
@@ -213,6 +217,7 @@ fn feed(name: &str, program: &Path) -> Result<u64> {
     fuzz.arg(format!("-max_len={LONGEST}")).args(["-rss_limit_mb=2048", "-print_final_stats=1"]);
     // Leaks are looked for at the end: what a thread has while it begins or ends looks like one.
     fuzz.arg("-detect_leaks=0");
+    fuzz.args(seed.map(|seed| format!("-seed={seed}")));
     let output = fuzz.stdout(Stdio::null()).output();
     let output = output.map_err(|error| Failure::new(format!("cannot start cargo-fuzz: {error}")))?;
     let said = String::from_utf8_lossy(&output.stderr);
