@@ -1,5 +1,6 @@
 //! `ambit run`: from the user's words to a guest, and to its end.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 use std::{io, thread};
@@ -154,16 +155,24 @@ fn ended(ending: Ending) -> Result<Ended, Failure> {
     }
 }
 
-/// A disk on a dead network file system can hold its thread in the kernel for ever. The program ends
-/// all the same, with the terminal restored.
+/// A disk on a dead network file system can hold its thread in the kernel for ever, and a host that is very busy takes
+/// its time to take a machine down. The program ends all the same: with its code, what it has to say, and the terminal
+/// restored.
 fn leave_in_time(ended: &Result<Ended, Failure>) {
-    let code = match ended {
-        Ok(ended) => u8::from(*ended),
-        Err(failure) => failure.exit() as u8,
+    let (code, said) = match ended {
+        Ok(ended) => (u8::from(*ended), String::new()),
+        Err(failure) => (failure.exit() as u8, failure.text()),
     };
+    let limit = GRACE + PATIENCE;
     let guard = move || {
-        thread::sleep(GRACE + PATIENCE);
+        thread::sleep(limit);
         terminal::restore();
+        let late = format!(
+            "ambit: the machine was not down after {} s, which is left to the kernel",
+            limit.as_secs()
+        );
+        // If nobody can be told, the exit code still says it.
+        let _untold = io::stderr().write_all(format!("{said}{late}\n").as_bytes());
         std::process::exit(i32::from(code));
     };
     // Without the thread there is only no limit.
@@ -176,22 +185,43 @@ mod tests {
 
     use super::*;
 
-    // F-08
-    #[test]
-    fn the_program_ends_with_its_code_though_a_device_does_not() {
+    /// What became of this test's own program, which leaves as `ended` says and then hangs.
+    fn left(test: &str, ended: Result<Ended, Failure>) -> (Option<i32>, String) {
         const CHILD: &str = "AMBIT_TEST_HANGS";
         if std::env::var_os(CHILD).is_some() {
-            leave_in_time(&Ok(Ended::Signal(15)));
+            leave_in_time(&ended);
             loop {
                 thread::park();
             }
         }
-        let this = "run::tests::the_program_ends_with_its_code_though_a_device_does_not";
         let mut child = Command::new(std::env::current_exe().unwrap());
+        let test = format!("run::tests::{test}");
 
-        let ended = child.args([this, "--exact"]).env(CHILD, "1").output().unwrap();
+        let ended = child.args([&test, "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
 
-        assert_eq!(ended.status.code(), Some(128 + 15));
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    }
+
+    const LATE: &str = "ambit: the machine was not down after 4 s, which is left to the kernel\n";
+
+    // F-08
+    #[test]
+    fn the_program_ends_with_its_code_though_a_device_does_not() {
+        let this = "the_program_ends_with_its_code_though_a_device_does_not";
+
+        let left = left(this, Ok(Ended::Signal(15)));
+
+        assert_eq!(left, (Some(128 + 15), LATE.into()));
         assert!(GRACE + PATIENCE < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn what_failed_is_said_though_the_machine_does_not_end() {
+        let this = "what_failed_is_said_though_the_machine_does_not_end";
+
+        let left = left(this, Err(Failure::Entropy(io::ErrorKind::NotFound.into())));
+
+        let said = "ambit: error: there is no entropy for the guest: entity not found\n";
+        assert_eq!(left, (Some(4), format!("{said}{LATE}")));
     }
 }
