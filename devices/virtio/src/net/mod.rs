@@ -27,6 +27,7 @@ mod control;
 mod header;
 mod lane;
 mod link;
+mod look;
 mod receive;
 mod tap;
 mod transmit;

@@ -8,6 +8,7 @@ use vm_memory::Bytes;
 
 use super::card::Card;
 use super::header::{self, Header};
+use super::look::Look;
 use super::{Carrier, ETHERNET, FRAME};
 use crate::iov::Scatter;
 use crate::ring::{Broken, Chain, Ring, Turn, cut, read_front, total};
@@ -34,6 +35,7 @@ pub struct Transmitter {
     patience: u32,
     /// The next frame has passed the limit before.
     paid: bool,
+    look: Look,
 }
 
 enum Sent {
@@ -54,12 +56,13 @@ impl Transmitter {
             whole: Vec::new(),
             patience: PATIENCE,
             paid: false,
+            look: Look::default(),
         }
     }
 
     pub fn begin(&mut self, features: u64, memory: &GuestMemory) {
         (self.features, self.header) = (features, header::size(features));
-        (self.patience, self.paid) = (PATIENCE, false);
+        (self.patience, self.paid, self.look) = (PATIENCE, false, Look::default());
         self.scatter.begin(memory);
         self.used.clear();
     }
@@ -98,8 +101,8 @@ impl Transmitter {
         let mut turn = Turn::default();
         while !turn.is_over() {
             let Some((head, walked)) = ring.next_into(memory, &mut self.chain)? else {
-                // Who has just sent often sends more, so there is one more look before kicks are asked for.
-                if !self.used.is_empty() {
+                // What was sent goes back to the guest in between.
+                if self.look.again(Instant::now()) {
                     return Ok(Next::Again);
                 }
                 if !ring.listen(memory)? {
@@ -109,6 +112,7 @@ impl Transmitter {
                 ring.quiet(memory)?;
                 continue;
             };
+            self.look.found(Instant::now);
             let sent = match walked {
                 Ok(()) => self.send(memory, carrier, card),
                 Err(malformed) => {
