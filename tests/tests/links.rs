@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use ambit_tests::console::HANG;
 use ambit_tests::{Boot, Guest, Scratch, Tap};
+use ambit_virtio::net::{self, Carrier};
 
 const MIB: u64 = 1 << 20;
 /// What each connection carries to the guest and back.
@@ -109,6 +111,30 @@ fn a_guest_of_two_processors_uses_two_pairs_of_queues_over_mmio_and_pci() {
 
     let counts = interrupts(&mut guest, &["input.0", "input.1", "output.0", "output.1"]);
     assert!(counts.iter().all(|count| *count > 20), "of the queues of the card on PCI: {counts:?}");
+    assert_eq!(guest.power_off(), 0);
+}
+
+#[test]
+fn a_guest_has_a_card_on_taps_that_its_monitor_inherits() {
+    let taps = [Tap::of_queues(), Tap::new()];
+    let opened =
+        [(&taps[0], 2), (&taps[1], 1)].map(|(tap, queues)| net::Tap::open(&tap.name, queues).unwrap());
+    // Unlike what it is a copy of, this outlives the start of another program.
+    let copies = opened
+        .each_ref()
+        .map(|queues| queues.iter().map(|queue| rustix::io::dup(queue.fd()).unwrap()).collect::<Vec<_>>());
+    let [pairs, one] = copies.each_ref().map(|queues| {
+        let numbers: Vec<String> = queues.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        numbers.join(":")
+    });
+    let boot = Boot::initrd().cpus(2).cmdline(&taps[0].cmdline());
+    let boot = boot.argument("--net", format!("fd={pairs},id=pairs"));
+
+    let mut guest = boot.argument("--net", format!("fd={one},id=one,transport=pci")).ready();
+    drop((opened, copies));
+
+    give_addresses(&mut guest, &taps);
+    every_processor_talks(&mut guest, &taps[0], 2);
     assert_eq!(guest.power_off(), 0);
 }
 
