@@ -33,7 +33,8 @@ pub struct Receiver {
     wanted: u64,
     /// The longest packet that is not to be split.
     mtu: Option<u16>,
-    /// Buffers that the guest has made available and no frame has filled.
+    /// Buffers that the guest has made available and no frame has filled, in its order. The first is of use; one
+    /// that is not goes back when all before it have, so that those that are left can be put back.
     posted: VecDeque<Posted>,
     /// Where they are.
     scatter: Scatter,
@@ -55,6 +56,7 @@ pub struct Receiver {
 
 struct Posted {
     chain: Chain,
+    /// 0 if it is of no use.
     room: u64,
     /// How many entries of the scatter list it has.
     parts: usize,
@@ -234,16 +236,18 @@ impl Receiver {
             };
             let parts =
                 walked.ok().filter(|()| self.fits(&chain)).and_then(|()| self.scatter.push(&chain.writable));
-            if let Some(parts) = parts {
-                let room = total(&chain.writable);
-                self.room = self.room.saturating_add(room);
-                self.posted.push_back(Posted { chain, room, parts });
-            } else {
+            if parts.is_none() {
                 tracing::debug!("receive buffer {head} is of no use");
                 turn.took(0);
-                self.used.push((head, 0));
-                self.spare.push(chain);
+                if self.posted.is_empty() {
+                    self.used.push((head, 0));
+                    self.spare.push(chain);
+                    continue;
+                }
             }
+            let room = parts.map_or(0, |_| total(&chain.writable));
+            self.room = self.room.saturating_add(room);
+            self.posted.push_back(Posted { chain, room, parts: parts.unwrap_or(0) });
         }
         Ok(self.posted.len() >= full)
     }
@@ -321,23 +325,30 @@ impl Receiver {
         if frame.len > frame.placed {
             self.place_rest(frame, memory);
         }
-        let (mut left, mut buffers, mut parts) = (frame.len, 0u16, 0usize);
+        let (mut left, mut buffers, mut parts, mut gone) = (frame.len, 0u16, 0usize, 0usize);
         for posted in &self.posted {
+            if left == 0 && posted.room > 0 {
+                break;
+            }
+            gone = gone.saturating_add(1);
+            if posted.room == 0 {
+                continue;
+            }
             let now = left.min(posted.room);
             self.used.push((posted.chain.head, u32::try_from(now).unwrap_or(u32::MAX)));
             (buffers, parts) = (buffers.saturating_add(1), parts.saturating_add(posted.parts));
             self.room = self.room.saturating_sub(posted.room);
             left = left.saturating_sub(now);
-            if left == 0 {
-                break;
-            }
         }
+        // Those of a frame come one after the other (5.1.6.4), so what is of no use comes behind them.
+        let useless = self.posted.iter().take(gone).filter(|posted| posted.room == 0);
+        self.used.extend(useless.map(|posted| (posted.chain.head, 0)));
         if let Some(first) = self.posted.front() {
             let header = Header { buffers, ..frame.header }.bytes();
             write_front(memory, &first.chain.writable, header.get(..self.header).unwrap_or_default());
         }
         self.scatter.drop_front(parts);
-        self.spare.extend(self.posted.drain(..usize::from(buffers)).map(|posted| posted.chain));
+        self.spare.extend(self.posted.drain(..gone).map(|posted| posted.chain));
     }
 
     /// There is room now for what did not fit when the frame was read.

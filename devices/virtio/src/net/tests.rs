@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::card::Card;
+use super::receive::Receiver;
 use super::transmit::Transmitter;
 use super::*;
 use crate::driver::hand::Hand;
@@ -175,6 +176,39 @@ fn kicks_are_asked_for_when_a_look_finds_nothing_to_send() {
 
     assert_eq!([look(), look()], [(Next::Again, false, 1), (Next::Wait, true, 1)]);
     assert_eq!(far.recv(&mut [0; 300]).unwrap(), 200);
+}
+
+//
+#[test]
+fn every_receive_buffer_comes_back_once_though_the_queue_was_stopped_with_a_useless_one_among_them() {
+    let (near, far) = UnixDatagram::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let wire = Wire { socket: near.into(), told: Arc::default() };
+    let card = Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap();
+    let mut hand = Hand::new(VERSION_1);
+    let mut receiver = Receiver::new();
+    let first = hand.machine.alloc(1000, 1);
+    let last = hand.machine.alloc(3000, 1);
+    let room = [(first, 1000), (0, 1000), (last, 1500), (0, 1000), (last + 1500, 1500)];
+    let heads = room.map(|(at, len)| u32::from(hand.driver.offer(&[(at, len, WRITE)])));
+    let mut run = |receiver: &mut Receiver| {
+        hand.serve_by(|ring, memory| {
+            receiver.begin(VERSION_1 | MRG, None, memory);
+            receiver.receive(ring, memory, &*card.carriers[0], &card).unwrap();
+            receiver.end(ring);
+        });
+        std::iter::from_fn(|| hand.driver.poll()).collect::<Vec<_>>()
+    };
+
+    let before = run(&mut receiver);
+    far.send(&frame(1200)).unwrap();
+    far.send(&frame(300)).unwrap();
+    let after = run(&mut receiver);
+
+    let [a, useless, b, as_useless, c] = heads;
+    assert_eq!(before, []);
+    assert_eq!(after, [(a, 1000), (b, 200), (useless, 0), (as_useless, 0), (c, 300)]);
+    assert_eq!(hand.machine.bytes(first, 12), seen(1200, 2)[..12]);
 }
 
 #[test]
