@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, OFlags, StatxFlags};
 use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
+use super::flushes::Flushes;
 use super::{BlockError, Cache, Options, SECTOR, layout};
 use crate::limit::Limiter;
 
@@ -39,8 +39,7 @@ pub struct Disk {
     writeback: AtomicBool,
     /// A flush has failed. The kernel tells so once, and then takes for clean what it has not written.
     lost: AtomicBool,
-    /// The kernel tells of it one of those who flush at the same time, so they do it in turn.
-    flushing: Mutex<()>,
+    pub flushes: Flushes,
     punches: AtomicBool,
     zeroes: AtomicBool,
     errors: AtomicU64,
@@ -119,7 +118,7 @@ impl Disk {
             sectors: AtomicU64::new(sectors),
             writeback: AtomicBool::new(options.cache != Cache::Writethrough),
             lost: AtomicBool::new(false),
-            flushing: Mutex::new(()),
+            flushes: Flushes::default(),
             punches: AtomicBool::new(true),
             zeroes: AtomicBool::new(true),
             errors: AtomicU64::new(0),
@@ -176,15 +175,6 @@ impl Disk {
         self.zeroes.store(false, Ordering::Relaxed);
     }
 
-    /// Everything that was written and completed is on stable storage when this returns.
-    ///
-    /// # Errors
-    /// What the file says. From then on it fails always.
-    pub fn sync(&self) -> io::Result<()> {
-        let _alone = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.file.sync_data().inspect_err(|_| self.lost.store(true, Ordering::SeqCst))
-    }
-
     /// Whether something that was written may never reach stable storage. A flush that came after cannot be
     /// told to have worked.
     pub fn is_lost(&self) -> bool {
@@ -194,6 +184,11 @@ impl Disk {
     /// The driver begins anew, with what is on the disk.
     pub fn forget(&self) {
         self.lost.store(false, Ordering::SeqCst);
+    }
+
+    /// Nobody will know how a flush ended.
+    pub fn doubt(&self) {
+        self.lost.store(true, Ordering::SeqCst);
     }
 
     /// A flush has failed.

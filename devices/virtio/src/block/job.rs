@@ -60,8 +60,11 @@ pub struct Job {
 enum Work {
     Move(Move),
     Clear(Clear),
-    /// What is left is to flush; then so many bytes were written to the guest.
-    Sync(u32),
+    /// What is left is a flush after so many others; then so many bytes were written to the guest.
+    Sync {
+        after: u64,
+        written: u32,
+    },
     Over(Outcome),
 }
 
@@ -119,8 +122,16 @@ impl Job {
                 Some(Step { act, at: *at, len })
             }
             Work::Clear(clear) => clear.step(),
-            Work::Sync(_) => Some(Step { act: Act::Sync, at: 0, len: 0 }),
+            Work::Sync { .. } => Some(Step { act: Act::Sync, at: 0, len: 0 }),
             Work::Over(_) => None,
+        }
+    }
+
+    /// If its step is a flush: how many had begun when there was nothing else left to do.
+    pub fn flush_after(&self) -> Option<u64> {
+        match &self.work {
+            Work::Sync { after, .. } => Some(*after),
+            Work::Move(_) | Work::Clear(_) | Work::Over(_) => None,
         }
     }
 
@@ -153,7 +164,7 @@ impl Job {
         let done = match &mut self.work {
             Work::Move(transfer) => transfer.advance(result, memory),
             Work::Clear(clear) => clear.advance(step, result, disk),
-            Work::Sync(written) => match result {
+            Work::Sync { written, .. } => match result {
                 // Another queue may have been told what became of this one's data, too.
                 Ok(_) if disk.is_lost() => return self.work = Work::Over(Err(VIRTIO_BLK_S_IOERR)),
                 Ok(_) => return self.work = Work::Over(Ok(*written)),
@@ -179,7 +190,7 @@ impl Job {
         let (code, written) = match self.work {
             Work::Over(Ok(written)) => (VIRTIO_BLK_S_OK, written),
             Work::Over(Err(code)) => (code, 0),
-            Work::Move(_) | Work::Clear(_) | Work::Sync(_) => (VIRTIO_BLK_S_IOERR, 0),
+            Work::Move(_) | Work::Clear(_) | Work::Sync { .. } => (VIRTIO_BLK_S_IOERR, 0),
         };
         let [code, ..] = code.to_le_bytes();
         let told = write_front(memory, &[Buffer { address: self.status, len: 1 }], &[code]);
@@ -225,7 +236,10 @@ impl Work {
         if disk.cache == Cache::Unsafe || disk.readonly {
             return Self::Over(Ok(written));
         }
-        if disk.is_lost() { Self::Over(Err(VIRTIO_BLK_S_IOERR)) } else { Self::Sync(written) }
+        if disk.is_lost() {
+            return Self::Over(Err(VIRTIO_BLK_S_IOERR));
+        }
+        Self::Sync { after: disk.flushes.begun(), written }
     }
 
     /// What comes after all of it is done.

@@ -1,7 +1,8 @@
 //! One queue of a disk, and the requests of it that are on their way.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use ambit_memory::GuestMemory;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use super::disk::Disk;
-use super::job::{Job, Step};
+use super::flushes::Turn as Flush;
+use super::job::{Act, Job, Step};
 use super::perform::perform;
 use super::request::Request;
 use super::uring::Uring;
@@ -33,6 +35,10 @@ pub struct Lane {
     /// What goes into the used ring with the next batch.
     used: Vec<(u16, u32)>,
     copies: usize,
+    /// The flush that runs is one of these.
+    flushing: bool,
+    /// They wait for one to end.
+    waiting: VecDeque<Job>,
     legacy: bool,
     /// The driver took FLUSH. One that did not has no way to make stable what it wrote (5.2.6.2).
     flushes: bool,
@@ -55,6 +61,8 @@ impl Lane {
             taken: vec![false; size],
             used: Vec::with_capacity(size),
             copies: 0,
+            flushing: false,
+            waiting: VecDeque::new(),
             legacy: false,
             flushes: false,
             broken: false,
@@ -80,12 +88,15 @@ impl Serve for Lane {
 
     fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
         let next = self.turn(ring, memory);
-        self.broken = next.is_err();
+        if next.is_err() {
+            self.broken = true;
+            self.leave();
+        }
         next
     }
 
     fn source(&self, _number: usize) -> Option<(BorrowedFd<'_>, u16)> {
-        self.uring.as_ref().map(|uring| (uring.bell(), self.queue))
+        self.uring.as_ref().map(|uring| (uring.bell().as_fd(), self.queue))
     }
 
     fn ready(&mut self, _number: usize) {
@@ -105,6 +116,10 @@ impl Serve for Lane {
         }
         if let Some(uring) = &mut self.uring {
             uring.end();
+        }
+        self.leave();
+        while let Some(job) = self.waiting.pop_front() {
+            self.flush(job, memory);
         }
         let own = rings.iter_mut().find(|ring| ring.index == self.queue).filter(|_| !self.broken);
         if let Some(ring) = own
@@ -206,11 +221,25 @@ impl Lane {
     /// Brings a job as far as it goes without waiting.
     fn drive(&mut self, mut job: Job, memory: &GuestMemory) {
         while let Some(step) = job.step() {
+            if let Some(after) = job.flush_after() {
+                let turn = match &self.uring {
+                    None => self.disk.flushes.wait(after),
+                    Some(uring) => self.disk.flushes.ask(after, uring.bell()),
+                };
+                match turn {
+                    Flush::Now => self.flushing = true,
+                    Flush::Done => {
+                        job.advance(&step, Ok(0), &self.disk, memory);
+                        continue;
+                    }
+                    Flush::Later => return self.waiting.push_back(job),
+                }
+            }
             #[cfg(test)]
             let (step, fault) = self.fault(step);
             #[cfg(test)]
             if let Some(result) = fault {
-                job.advance(&step, result, &self.disk, memory);
+                self.advance(&mut job, &step, result, memory);
                 continue;
             }
             let result = match &mut self.uring {
@@ -225,16 +254,46 @@ impl Lane {
             };
             self.advance(&mut job, &step, result, memory);
         }
+        self.finish(job, memory);
+    }
+
+    fn finish(&mut self, job: Job, memory: &GuestMemory) {
         self.copies = self.copies.saturating_sub(usize::from(job.copied));
         self.used.push(job.finish(memory));
     }
 
-    fn advance(&self, job: &mut Job, step: &Step, result: io::Result<usize>, memory: &GuestMemory) {
+    /// Brings a job that waits for its flush to its end, on this thread.
+    fn flush(&mut self, mut job: Job, memory: &GuestMemory) {
+        while let (Some(step), Some(after)) = (job.step(), job.flush_after()) {
+            let result = if self.disk.flushes.wait(after) == Flush::Done {
+                Ok(0)
+            } else {
+                self.flushing = true;
+                perform(&step, &mut job, &self.disk, memory)
+            };
+            self.advance(&mut job, &step, result, memory);
+        }
+        self.finish(job, memory);
+    }
+
+    /// Whoever waits for the flush that runs here gets no answer from it any more.
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.flushing) {
+            self.disk.doubt();
+            self.disk.flushes.end(false);
+        }
+    }
+
+    fn advance(&mut self, job: &mut Job, step: &Step, result: io::Result<usize>, memory: &GuestMemory) {
         #[cfg(test)]
         if let Some(faults) = &self.disk.faults {
             faults.after(self.queue, step, &result);
         }
+        let worked = result.is_ok();
         job.advance(step, result, &self.disk, memory);
+        if step.act == Act::Sync && std::mem::take(&mut self.flushing) {
+            self.disk.flushes.end(worked);
+        }
     }
 
     /// Goes on with what the kernel has done. True if there was any.
@@ -244,6 +303,12 @@ impl Lane {
             any = true;
             self.advance(&mut job, &step, result, memory);
             self.drive(job, memory);
+        }
+        for _ in 0..self.waiting.len() {
+            let Some(job) = self.waiting.pop_front() else { break };
+            let before = self.waiting.len();
+            self.drive(job, memory);
+            any |= self.waiting.len() == before;
         }
         any
     }

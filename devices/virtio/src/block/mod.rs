@@ -2,7 +2,7 @@
 //!
 //! `request` reads what the guest asks for, `job` cuts that into steps, and an engine does the steps: `perform`
 //! one after the other, `uring` many at once. `lane` does so for one queue, on a thread of its own. `disk` is
-//! what the lanes share, and `layout` what the driver reads of it.
+//! what the lanes share, `flushes` whose turn it is to flush, and `layout` what the driver reads of it.
 
 use std::fs::File;
 use std::io;
@@ -22,6 +22,7 @@ use crate::ring::Ring;
 use crate::worker::Service;
 
 mod disk;
+mod flushes;
 mod job;
 mod lane;
 mod layout;

@@ -32,6 +32,6 @@ pub fn perform(step: &Step, job: &mut Job, disk: &Disk, memory: &GuestMemory) ->
             Ok(rustix::io::pwrite(file, zeros.get(..len).unwrap_or(zeros), at)?)
         }
         Act::Allocate(flags) => Ok(rustix::fs::fallocate(file, flags, at, len).map(|()| 0)?),
-        Act::Sync => disk.sync().map(|()| 0),
+        Act::Sync => disk.file.sync_data().map(|()| 0),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use ambit_memory::GuestMemory;
@@ -24,8 +24,8 @@ use crate::iov::Iov;
 /// a flight is in the air.
 pub struct Uring {
     ring: IoUring,
-    /// Rings when something is done.
-    bell: OwnedFd,
+    /// Rings when something is done, or may be.
+    bell: Arc<OwnedFd>,
     flights: Vec<Option<Flight>>,
     free: Vec<usize>,
     memory: Option<GuestMemory>,
@@ -59,6 +59,7 @@ impl Uring {
         ring.submitter().register_eventfd(bell.as_raw_fd())?;
         let size = usize::from(size);
         let flights = (0..size).map(|_| None).collect();
+        let bell = Arc::new(bell);
         Ok(Self { ring, bell, flights, free: (0..size).collect(), memory: None, disk })
     }
 
@@ -67,8 +68,8 @@ impl Uring {
         self.memory = Some(memory);
     }
 
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+    pub fn bell(&self) -> &Arc<OwnedFd> {
+        &self.bell
     }
 
     /// Forgets that it rang.

@@ -1,8 +1,12 @@
 //! Files that fail, and what the guest hears of it (host-faults F-01 to F-11).
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::*;
+use crate::block::flushes::{Flushes, Turn};
 
 /// The acts of a request, with what it needs besides.
 const REQUESTS: [(u32, bool); 5] =
@@ -220,4 +224,90 @@ fn a_write_that_should_be_stable_fails_with_its_flush_in_every_queue() {
         bench.queues[1].wait();
         assert_eq!(bench.answer(&other).0, IOERR);
     });
+}
+
+/// The first flush waits until the channel has something, and then fails.
+fn first_flush_fails_late() -> (Arc<Script>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (reaches, reached) = mpsc::channel();
+    let (open, gate) = mpsc::channel();
+    let first = Mutex::new(Some((reaches, gate)));
+    let script = Script::of(move |step| {
+        let now = (step.act == Act::Sync).then(|| first.lock().unwrap().take()).flatten();
+        now.map(|(reaches, gate): (mpsc::Sender<()>, mpsc::Receiver<()>)| {
+            reaches.send(()).unwrap();
+            gate.recv().unwrap();
+            error(libc::EIO).map(|()| 0)
+        })
+    });
+    (script, reached, open)
+}
+
+// F-05
+#[test]
+fn no_flush_works_that_was_asked_for_while_one_in_another_queue_was_about_to_fail() {
+    everywhere(|setup| {
+        let (script, reached, open) = first_flush_fails_late();
+        let mut bench = setup.with(|setup| setup.options.queues = 2).faulty(&script).bench();
+        let first = bench.put(0, FLUSH_IT, 0, &[], 0);
+        bench.kick(0);
+        reached.recv().unwrap();
+
+        let others: Vec<_> = (0..3).map(|_| bench.put(1, FLUSH_IT, 0, &[], 0)).collect();
+        bench.kick(1);
+        // Time for a wrong answer: to a flush of its own, the kernel says that all is well.
+        std::thread::sleep(Duration::from_millis(20));
+        open.send(()).unwrap();
+
+        bench.queues[0].wait();
+        others.iter().for_each(|_| assert_eq!(bench.queues[1].wait().1, 1));
+        assert_eq!(bench.answer(&first).0, IOERR);
+        assert_eq!([0, 1, 2].map(|i: usize| bench.answer(&others[i]).0), [IOERR; 3]);
+    });
+}
+
+// F-05, R-46
+#[test]
+fn flushes_that_wait_for_each_other_are_over_when_a_reset_returns() {
+    everywhere(|setup| {
+        let (script, reached, open) = first_flush_fails_late();
+        let mut bench = setup.with(|setup| setup.options.queues = 2).faulty(&script).bench();
+        let mut asked = vec![bench.put(0, FLUSH_IT, 0, &[], 0)];
+        bench.kick(0);
+        reached.recv().unwrap();
+        asked.extend((0..3).map(|i| bench.put(i % 2, FLUSH_IT, 0, &[], 0)));
+        bench.kick(1);
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                open.send(()).unwrap();
+            });
+            bench.machine.set_status(0);
+        });
+
+        let told: Vec<_> = asked.iter().map(|asked| bench.answer(asked).0).collect();
+        assert!(told.iter().all(|status| [IOERR, UNTOUCHED].contains(status)), "{told:?}");
+        bench.begin();
+        assert_eq!(bench.one(FLUSH_IT), (OK, 1));
+    });
+}
+
+#[test]
+fn a_flush_stands_for_those_that_were_asked_for_before_it_began() {
+    let flushes = Flushes::default();
+    let bell = Arc::new(OwnedFd::from(io::pipe().unwrap().1));
+    let first = flushes.begun();
+    assert_eq!(flushes.ask(first, &bell), Turn::Now);
+
+    // What is written from here on is not sure to be in it.
+    let later = flushes.begun();
+    let asked = [flushes.ask(later, &bell), flushes.ask(later, &bell)];
+    flushes.end(true);
+    let turn = flushes.ask(later, &bell);
+    flushes.end(false);
+    let again = flushes.wait(later);
+    flushes.end(true);
+
+    assert_eq!((asked, turn, again), ([Turn::Later; 2], Turn::Now, Turn::Now));
+    assert_eq!((flushes.wait(later), flushes.ask(flushes.begun(), &bell)), (Turn::Done, Turn::Now));
 }
