@@ -1,6 +1,7 @@
 //! A balloon: memory that the guest puts away, or says is free, goes back to the host (virtio 1.2, 5.5).
 
 use std::io;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -41,6 +42,13 @@ const POISON: usize = 12;
 /// The most page numbers of one request that are looked at; Linux sends 256. What the host does not get back
 /// costs the guest nothing.
 const MOST: usize = 16 << 10;
+
+/// How much goes back to the host in one turn: calls of it, and bytes. Each may take as long as the guest makes it,
+/// by what it has touched.
+const CALLS: u32 = 1024;
+const BYTES: u64 = 64 << 20;
+/// Longer runs are cut at multiples of this, which are in the middle of no page of a host.
+const PIECE: u64 = 16 << 20;
 
 /// What a balloon is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,24 +203,35 @@ struct Pages {
     /// Of one request, as the guest wrote them.
     bytes: Box<[u8]>,
     numbers: Vec<u32>,
+    /// By queue: how many pieces of its next request went back to the host in turns before this one.
+    done: [usize; QUEUE_SIZES.len()],
+}
+
+/// What is left of a turn.
+struct Left {
+    calls: u32,
+    bytes: u64,
 }
 
 impl Serve for Pages {
     fn begin(&mut self, run: &Run) -> io::Result<()> {
         self.features = run.features;
+        // What had begun begins anew, and pages that are put away can be given again.
+        self.done = [0; QUEUE_SIZES.len()];
         Ok(())
     }
 
     fn serve(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<Next, Broken> {
         let index = ring.index;
-        let more = ring.serve(memory, |chain| {
-            match index {
-                INFLATE => self.inflate(chain, memory),
+        let mut left = Left { calls: CALLS, bytes: BYTES };
+        let more = ring.serve_in_parts(memory, |chain| {
+            let all = match index {
+                INFLATE => self.inflate(chain, memory, &mut left),
                 // A page that is taken out again is there when it is touched.
-                DEFLATE => {}
-                _ => self.report(chain, memory),
-            }
-            0
+                DEFLATE => true,
+                _ => self.report(index, chain, memory, &mut left),
+            };
+            all.then_some(0)
         })?;
         Ok(Next::again_if(more))
     }
@@ -221,33 +240,35 @@ impl Serve for Pages {
 impl Pages {
     fn new(config: Arc<Config>) -> Self {
         let bytes = vec![0; MOST.saturating_mul(4)].into();
-        Self { config, features: 0, bytes, numbers: Vec::with_capacity(MOST) }
+        let done = [0; QUEUE_SIZES.len()];
+        Self { config, features: 0, bytes, numbers: Vec::with_capacity(MOST), done }
     }
 
-    /// The request is a list of page numbers. What of them is not RAM is left out.
-    fn inflate(&mut self, chain: &Chain, memory: &GuestMemory) {
+    /// The request is a list of page numbers. What of them is not RAM is left out. False if the turn is over before
+    /// all are given.
+    fn inflate(&mut self, chain: &Chain, memory: &GuestMemory, left: &mut Left) -> bool {
         if !chain.writable.is_empty() {
-            return tracing::debug!("pages were put away in a buffer for writing");
+            tracing::debug!("pages were put away in a buffer for writing");
+            return true;
         }
         let count = read_some(memory, &chain.readable, &mut self.bytes);
         let words = self.bytes.get(..count).unwrap_or_default().chunks_exact(4);
         self.numbers.clear();
         self.numbers.extend(words.filter_map(|word| Some(u32::from_le_bytes(word.try_into().ok()?))));
-        for (first, len) in runs(&mut self.numbers) {
-            give(memory, first, len);
-        }
+        let [done, ..] = &mut self.done;
+        give_all(memory, runs(&mut self.numbers), done, left)
     }
 
-    /// The buffers themselves are free, until the request is used.
-    fn report(&self, chain: &Chain, memory: &GuestMemory) {
+    /// The buffers themselves are free, until the request is used. False as with [`Pages::inflate`].
+    fn report(&mut self, queue: u16, chain: &Chain, memory: &GuestMemory, left: &mut Left) -> bool {
         // A guest that expects its own pattern in free pages must find it there (5.5.6.7.2).
         let filled = self.features & F_PAGE_POISON != 0 && word(&self.config.bytes(), POISON) != 0;
         if self.features & F_REPORTING == 0 || filled || !chain.readable.is_empty() {
-            return;
+            return true;
         }
-        for buffer in &chain.writable {
-            give(memory, buffer.address.raw_value(), u64::from(buffer.len));
-        }
+        let runs = chain.writable.iter().map(|buffer| (buffer.address.raw_value(), u64::from(buffer.len)));
+        let done = self.done.get_mut(usize::from(queue));
+        done.is_none_or(|done| give_all(memory, runs, done, left))
     }
 }
 
@@ -259,6 +280,34 @@ fn runs(numbers: &mut Vec<u32>) -> impl Iterator<Item = (u64, u64)> {
     numbers
         .chunk_by(|a, b| a.checked_add(1) == Some(*b))
         .filter_map(|run| Some((bytes(*run.first()?), PAGE.saturating_mul(run.len() as u64))))
+}
+
+/// Goes on after the first `done` pieces of `runs`. False if the turn is over before the last.
+fn give_all(
+    memory: &GuestMemory,
+    runs: impl Iterator<Item = (u64, u64)>,
+    done: &mut usize,
+    left: &mut Left,
+) -> bool {
+    for (first, len) in runs.flat_map(|(first, len)| pieces(first, len)).skip(*done) {
+        if left.calls == 0 || left.bytes == 0 {
+            return false;
+        }
+        give(memory, first, len);
+        *done = done.saturating_add(1);
+        left.calls = left.calls.saturating_sub(1);
+        left.bytes = left.bytes.saturating_sub(len);
+    }
+    *done = 0;
+    true
+}
+
+/// A run, cut at each multiple of [`PIECE`].
+fn pieces(first: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = first.saturating_add(len);
+    let after = |at: u64| (at | (PIECE - 1)).checked_add(1);
+    let starts = iter::successors(Some(first), move |at| after(*at)).take_while(move |at| *at < end);
+    starts.map(move |at| (at, after(at).map_or(end, |after| after.min(end)).saturating_sub(at)))
 }
 
 fn give(memory: &GuestMemory, first: u64, len: u64) {

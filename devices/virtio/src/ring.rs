@@ -177,7 +177,24 @@ impl Ring {
     ///
     /// # Errors
     /// [`Broken`] if the ring makes no sense.
-    pub fn serve(&mut self, memory: &GuestMemory, serve: impl FnMut(&Chain) -> u32) -> Result<bool, Broken> {
+    pub fn serve(
+        &mut self,
+        memory: &GuestMemory,
+        mut serve: impl FnMut(&Chain) -> u32,
+    ) -> Result<bool, Broken> {
+        self.serve_in_parts(memory, |chain| Some(serve(chain)))
+    }
+
+    /// As [`Ring::serve`]. `None` of `serve` ends the turn: there is more to do for this request than fits into one,
+    /// and it comes again with the next.
+    ///
+    /// # Errors
+    /// [`Broken`] if the ring makes no sense.
+    pub fn serve_in_parts(
+        &mut self,
+        memory: &GuestMemory,
+        serve: impl FnMut(&Chain) -> Option<u32>,
+    ) -> Result<bool, Broken> {
         bells::serve(&mut Service { ring: self, memory, turn: Turn::default(), serve })
     }
 }
@@ -190,7 +207,7 @@ struct Service<'a, F> {
     serve: F,
 }
 
-impl<F: FnMut(&Chain) -> u32> Side for Service<'_, F> {
+impl<F: FnMut(&Chain) -> Option<u32>> Side for Service<'_, F> {
     type Error = Broken;
 
     fn quiet(&mut self) -> Result<(), Broken> {
@@ -208,7 +225,12 @@ impl<F: FnMut(&Chain) -> u32> Side for Service<'_, F> {
         let written = match chain {
             Ok(chain) => {
                 self.turn.took(total(&chain.readable).saturating_add(total(&chain.writable)));
-                (self.serve)(&chain)
+                let Some(written) = (self.serve)(&chain) else {
+                    self.ring.put_back(1);
+                    self.turn.end();
+                    return Ok(true);
+                };
+                written
             }
             Err(malformed) => {
                 self.turn.took(0);
@@ -302,6 +324,10 @@ impl Turn {
     pub fn took(&mut self, bytes: u64) {
         self.requests = self.requests.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn end(&mut self) {
+        self.requests = Self::REQUESTS;
     }
 
     pub fn is_over(&self) -> bool {

@@ -6,6 +6,7 @@ use ambit_resources::PaBits;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::driver::hand::Hand;
 use crate::driver::{Face, Machine, RAM, VERSION_1, Vq, WRITE, unique};
 
 const REPORTING: u64 = 1 << 5;
@@ -475,4 +476,68 @@ fn no_more_than_16384_pages_of_one_list_are_looked_at() {
     let longest = list(&mut machine, (16 << 10) - 1);
     assert_eq!(machine.ask(&mut inflate, &[longest]), 0);
     assert_eq!(zeroes(&machine), [5, 6]);
+}
+
+/// One turn after another until the ring has no more, and what was used after each.
+fn turns(hand: &mut Hand, pages: &mut Pages, most: usize) -> Vec<(Next, u16)> {
+    let mut turns = Vec::new();
+    while turns.len() < most && turns.last().is_none_or(|(next, _)| *next != Next::Wait) {
+        let next = hand.serve_by(|ring, memory| pages.serve(ring, memory)).unwrap();
+        turns.push((next, hand.driver.used_index()));
+    }
+    turns
+}
+
+fn begin(hand: &mut Hand, pages: &mut Pages, features: u64) {
+    let (memory, interrupt) = hand.serve_by(|ring, memory| (memory.clone(), Arc::clone(&ring.call)));
+    pages.begin(&Run { features, memory, interrupt, queues: vec![0] }).unwrap();
+}
+
+fn hand() -> (Hand, Pages) {
+    let mut pages = Pages::new(Arc::new(Config::new(vec![0; 16])));
+    let mut hand = Hand::new(VERSION_1);
+    fill(&hand.machine, PAGES, 64);
+    begin(&mut hand, &mut pages, REPORTING);
+    (hand, pages)
+}
+
+//
+#[test]
+fn a_long_list_takes_several_turns_and_comes_back_once_when_all_of_it_is_given() {
+    let (mut hand, mut pages) = hand();
+    // Where most of them say there is no RAM, but they come first.
+    let scattered = (0..4094u32).flat_map(|i| (2 * i).to_le_bytes());
+    let bytes: Vec<u8> = scattered.chain(numbers(&[1, 3])).collect();
+    let request = list(&mut hand.machine, &bytes);
+    hand.driver.offer(&[request]);
+
+    let first = (turns(&mut hand, &mut pages, 2), zeroes(&hand.machine));
+    // Stopped here, it is begun anew.
+    begin(&mut hand, &mut pages, REPORTING);
+    let rest = turns(&mut hand, &mut pages, 10);
+
+    assert_eq!(first, (vec![(Next::Again, 0); 2], vec![]));
+    assert_eq!(rest, [(Next::Again, 0), (Next::Again, 0), (Next::Again, 0), (Next::Wait, 1)]);
+    assert_eq!(zeroes(&hand.machine), [1, 3]);
+}
+
+//
+#[test]
+fn a_long_run_is_cut_where_no_page_is_and_given_piece_by_piece() {
+    const MIB: u64 = 1 << 20;
+    let (hand, _) = hand();
+    let (memory, run) = (&hand.machine.memory, (15 * MIB + 4096, 66 * MIB));
+
+    let mut done = 0;
+    let turns = [(); 3].map(|()| {
+        let mut left = Left { calls: 10, bytes: 20 * MIB };
+        give_all(memory, std::iter::once(run), &mut done, &mut left)
+    });
+
+    let cut: Vec<_> = pieces(run.0, run.1).map(|(first, len)| (first, first + len)).collect();
+    let ends = [16, 32, 48, 64, 80].map(|end| end * MIB);
+    let firsts = std::iter::once(run.0).chain(ends);
+    assert_eq!(cut, firsts.zip(ends.into_iter().chain([run.0 + run.1])).collect::<Vec<_>>());
+    assert_eq!(turns, [false, false, true]);
+    assert_eq!(pieces(u64::MAX - 1, 5).collect::<Vec<_>>(), [(u64::MAX - 1, 1)]);
 }
