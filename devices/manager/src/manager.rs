@@ -24,13 +24,17 @@ use crate::{Placed, Plan};
 /// Every device of a running machine. All vCPUs share it.
 ///
 /// Lock order: the table of devices, then the map of the bus or one device, and never those two at a time. A
-/// device that is locked may use its lines, messages and doorbells, whose locks are the last.
+/// device that is locked may use its lines, messages and doorbells, whose locks are the last. What is shown to those
+/// who only ask has a lock of its own, under which nothing else is taken: a device may not answer, and who waits for
+/// it to say its places holds the table.
 pub struct DeviceManager {
     buses: Buses,
     config_ports: Option<ConfigPorts>,
     decode: Decode,
     levels: Levels,
     table: Mutex<Table>,
+    /// The windows of each device that are on a bus, as they were when the table was last changed.
+    shown: Mutex<BTreeMap<Owner, Vec<Decoded>>>,
     // Places that a guest asked for in vain. It can ask for any number, so only some are logged.
     refused: AtomicU64,
     told_of_doorbells: AtomicBool,
@@ -103,6 +107,7 @@ impl DeviceManager {
             decode: Decode::of(plan),
             levels: Levels::default(),
             table: Mutex::default(),
+            shown: Mutex::default(),
             refused: AtomicU64::new(0),
             told_of_doorbells: AtomicBool::new(false),
             host,
@@ -161,6 +166,7 @@ impl DeviceManager {
             }
         }
         self.follow(&mut plugged);
+        self.show(owner, &plugged);
         table.devices.insert(owner, plugged);
         Ok(())
     }
@@ -173,9 +179,10 @@ impl DeviceManager {
     pub fn unplug(&self, id: &str) -> Result<(), NotThere> {
         let mut table = lock(&self.table);
         let owner = table.devices.iter().find(|(_, plugged)| plugged.id == id).map(|(owner, _)| *owner);
-        let plugged = owner.and_then(|owner| table.devices.remove(&owner));
-        let mut plugged = plugged.ok_or_else(|| NotThere(id.into()))?;
+        let plugged = owner.and_then(|owner| Some((owner, table.devices.remove(&owner)?)));
+        let (owner, mut plugged) = plugged.ok_or_else(|| NotThere(id.into()))?;
         plugged.off_the_bus(&self.buses);
+        lock(&self.shown).remove(&owner);
         // Ending its work may take long, and other devices are moved meanwhile.
         drop(table);
         plugged.lock().reset();
@@ -237,21 +244,23 @@ impl DeviceManager {
                 // One that was unplugged meanwhile has no windows to move.
                 if let Some(plugged) = lock(&self.table).devices.get_mut(&written.owner) {
                     self.follow(plugged);
+                    self.show(written.owner, plugged);
                 }
                 Outcome::Done
             }
         }
     }
 
-    /// Every window that is on a bus, that of memory first, lowest first.
+    fn show(&self, owner: Owner, plugged: &Plugged) {
+        let up = plugged.windows.up();
+        let up = up.map(|(window, space, range)| Decoded { id: plugged.id.clone(), window, space, range });
+        let all = up.collect();
+        lock(&self.shown).insert(owner, all);
+    }
+
+    /// Every window that is on a bus, that of memory first, lowest first. Waits for no device.
     pub fn decoded(&self) -> Vec<Decoded> {
-        let table = lock(&self.table);
-        let of = |plugged: &Plugged| {
-            let id = plugged.id.clone();
-            let up: Vec<_> = plugged.windows.up().collect();
-            up.into_iter().map(move |(window, space, range)| Decoded { id: id.clone(), window, space, range })
-        };
-        let mut all: Vec<Decoded> = table.devices.values().flat_map(of).collect();
+        let mut all: Vec<Decoded> = lock(&self.shown).values().flatten().cloned().collect();
         all.sort_by_key(|decoded| (decoded.space == Space::Ports, decoded.range.first()));
         all
     }

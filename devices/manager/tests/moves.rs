@@ -477,3 +477,36 @@ fn no_file_stays_open_for_a_function_that_is_gone() {
 
     assert_eq!(open_files(), before);
 }
+
+// F-08
+#[test]
+fn what_is_decoded_is_known_while_a_function_that_is_moved_does_not_answer() {
+    let machine = Machine::new(&[("a", 0x20)]);
+    machine.put("a", 1, Some(LOW));
+    let mut plan = machine.plan.clone();
+    let card: Card = card("b", 0x40);
+    let placed = plan.add(&card.request()).unwrap().clone();
+    machine.manager.plug(&placed, &card).unwrap();
+    let config = placed.slot.windows[0].first();
+    let before = machine.manager.decoded();
+    let asked = card.gate.asked.load(Ordering::SeqCst);
+
+    let during = std::thread::scope(|scope| {
+        let closed = card.gate.closed.lock().unwrap();
+        scope.spawn(|| machine.manager.write(config + 8, &(LOW + 0x4000).to_le_bytes()));
+        while card.gate.asked.load(Ordering::SeqCst) == asked {
+            std::thread::yield_now();
+        }
+        let (answers, answer) = mpsc::channel();
+        let manager = &machine.manager;
+        scope.spawn(move || answers.send(manager.decoded()));
+        let during = answer.recv_timeout(HANG);
+        drop(closed);
+        during
+    });
+
+    assert_eq!(during, Ok(before));
+    assert!(machine.placed().contains(&("b".into(), 1, LOW + 0x4000)));
+    machine.manager.unplug("b").unwrap();
+    assert_eq!(machine.placed(), [("a".into(), 1, LOW)]);
+}

@@ -395,6 +395,11 @@ impl Transport {
     }
 
     /// Back to power-on. No request is in flight and no ring is touched when this returns.
+    ///
+    /// So it waits for what is in flight. A file of the host that does not answer holds up the vCPU whose guest asks
+    /// for this, and others at this device: the kernel does not take back a read that it waits in, and until then it
+    /// may write into memory that the driver has for something else by now. No status says that a legacy reset still
+    /// goes on, and drivers of the modern ones wait for theirs in a loop without an end.
     pub fn reset(&mut self) {
         self.halt();
         self.device.reset();

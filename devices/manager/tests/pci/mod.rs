@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ambit_bus::bench::BenchHost;
 use ambit_bus::{
@@ -93,11 +93,26 @@ pub struct Card {
     pub id: String,
     pub byte: u8,
     pub resets: Arc<AtomicUsize>,
+    pub gate: Arc<Gate>,
     needs: Needs,
 }
 
+/// A card does not say where its windows are while this is locked.
+#[derive(Debug, Default)]
+pub struct Gate {
+    pub closed: Mutex<()>,
+    /// How often it was asked.
+    pub asked: AtomicUsize,
+}
+
 pub fn card(id: &str, byte: u8) -> Card {
-    Card { id: id.into(), byte, resets: Arc::default(), needs: Needs::Pci { bars: BARS.into() } }
+    Card {
+        id: id.into(),
+        byte,
+        resets: Arc::default(),
+        gate: Arc::default(),
+        needs: Needs::Pci { bars: BARS.into() },
+    }
 }
 
 fn console() -> Card {
@@ -107,6 +122,7 @@ fn console() -> Card {
 struct CardDevice {
     byte: u8,
     resets: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     places: Vec<Option<u64>>,
     line: Option<IrqLine>,
     _messages: Vec<Option<MsiVector>>,
@@ -138,6 +154,7 @@ impl Model for Card {
         Ok(share(CardDevice {
             byte: self.byte,
             resets: Arc::clone(&self.resets),
+            gate: Arc::clone(&self.gate),
             places: vec![None; slot.windows.len().saturating_sub(1)],
             line,
             _messages: messages,
@@ -180,6 +197,8 @@ impl Device for CardDevice {
     }
 
     fn places(&self) -> Vec<Option<u64>> {
+        self.gate.asked.fetch_add(1, Ordering::SeqCst);
+        let _open = self.gate.closed.lock().unwrap();
         self.places.clone()
     }
 }
