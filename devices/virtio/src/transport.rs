@@ -280,7 +280,7 @@ impl Transport {
         }
         let mut rings = self.device.stop();
         rings.retain(|ring| u32::from(ring.index) != index);
-        self.start_with(rings);
+        self.go_on_with(rings);
     }
 
     /// The page of a legacy driver's queue; 0 if it is not in use.
@@ -308,11 +308,7 @@ impl Transport {
                 self.accept(index, checked, block.pfn);
                 // Its driver may use a queue before it says DRIVER_OK (3.1.2).
                 let rings = self.device.stop();
-                self.start_with(rings);
-                let started = self.live;
-                if let Some(queue) = self.state_mut(index).filter(|_| !started) {
-                    (queue.ready, queue.pfn) = (None, 0);
-                }
+                self.go_on_with(rings);
             }
             Err(error) => refused(index, &error),
         }
@@ -338,6 +334,15 @@ impl Transport {
         if let Some(kick) = kick.filter(|_| self.live) {
             // Full means it is signalled already.
             let _full = kick.write(1);
+        }
+    }
+
+    /// As [`Transport::start_with`], of a device whose queues are others now. If it does not start none of them is
+    /// served before the reset, and a legacy driver can read that.
+    fn go_on_with(&mut self, rings: Vec<Ring>) {
+        self.start_with(rings);
+        if !self.live && self.interface == Interface::Legacy {
+            self.queues.iter_mut().for_each(|queue| (queue.ready, queue.pfn) = (None, 0));
         }
     }
 

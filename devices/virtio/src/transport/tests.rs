@@ -319,6 +319,40 @@ fn a_legacy_queue_that_comes_too_late_for_a_device_that_broke_reads_page_0() {
 
 // F.5.8, R-11
 #[test]
+fn a_queue_that_is_taken_out_of_a_legacy_device_that_broke_takes_the_others_along_and_they_read_page_0() {
+    for face in [Face::MmioLegacy, Face::PciLegacy] {
+        let mut machine = echo(face);
+        let before = machine.dump();
+        assert!(machine.negotiate(0));
+        let (broken, mut other) = (machine.queue(0, 16), machine.queue(1, 4));
+        machine.go();
+        broken.set_index(0x8000);
+        machine.kick(&broken);
+        // One thread serves both, in this order.
+        echoes(&mut machine, &mut other);
+
+        machine.select(0);
+        machine.set_pfn(0);
+
+        let at = machine.put(&[0; 4]);
+        other.offer(&[(at, 4, WRITE)]);
+        machine.kick(&other);
+        machine.notify(1);
+        let ready = [0, 1].map(|index| {
+            machine.select(index);
+            machine.is_ready()
+        });
+        assert_eq!((ready, machine.status(), other.poll()), ([false; 2], 7, None));
+        machine.place(4, [other.desc, 0, 0]);
+        assert!(!machine.is_ready(), "it serves nothing before its reset");
+        machine.set_status(0);
+        assert_eq!(machine.dump(), before);
+        works(&mut machine);
+    }
+}
+
+// F.5.8, R-11
+#[test]
 fn a_legacy_queue_that_a_device_cannot_start_with_reads_page_0() {
     for face in [Face::MmioLegacy, Face::PciLegacy] {
         let mut machine = Machine::with_face(face, Refusing(Echo::new(&unique("refusing"))));
