@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -16,7 +16,6 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use crate::config::Config;
 use crate::device::{Interface, Start, StartError, VirtioDevice};
-use crate::interrupt::Interrupt;
 use crate::limit::Limits;
 use crate::ring::Ring;
 use crate::worker::Service;
@@ -164,7 +163,7 @@ impl Block {
         let config = Arc::new(Config::new(layout::config(&disk, options)));
         Ok(Self {
             service: Service::with_lanes(&options.id, lanes),
-            size: Arc::new(Size { disk: Arc::clone(&disk), config, driver: Mutex::default() }),
+            size: Arc::new(Size { disk: Arc::clone(&disk), config }),
             disk,
             queue_sizes: vec![options.queue_size; usize::from(options.queues)],
             settled: None,
@@ -193,34 +192,23 @@ pub(crate) fn lane(file: File, options: &Options) -> Result<Lane, BlockError> {
 pub struct Size {
     disk: Arc<Disk>,
     config: Arc<Config>,
-    /// The one that is told, while there is one.
-    driver: Mutex<Option<Arc<Interrupt>>>,
 }
 
 impl Size {
-    /// Asks the file for its length again and tells the driver of it. In sectors. A file that becomes another
+    /// Asks the file for its length again and tells the driver of it, or the next one when it runs. In sectors. A file that becomes another
     /// length by itself stays as large as it was for the guest.
     ///
     /// # Errors
     /// If the file does not say its length.
     pub fn renew(&self) -> io::Result<u64> {
         let sectors = self.disk.measure()?;
-        if self.config.update(|bytes| layout::set_capacity(bytes, sectors))
-            && let Some(driver) = &*self.driver()
-        {
-            driver.config_changed();
-        }
+        self.config.announce(|bytes| layout::set_capacity(bytes, sectors));
         Ok(sectors)
     }
 
     /// How often the host has failed the guest so far.
     pub fn counts(&self) -> Counts {
         self.disk.counts()
-    }
-
-    fn driver(&self) -> MutexGuard<'_, Option<Arc<Interrupt>>> {
-        // A thread that panicked has ended the program.
-        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,19 +258,23 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, start: Start) -> Result<(), StartError> {
-        *self.size.driver() = Some(Arc::clone(&start.interrupt));
-        self.service.start(start)
+        let interrupt = Arc::clone(&start.interrupt);
+        self.service.start(start)?;
+        self.size.config.attach(&interrupt);
+        Ok(())
     }
 
     fn stop(&mut self) -> Vec<Ring> {
-        *self.size.driver() = None;
+        self.size.config.detach();
         self.service.stop()
     }
 
     fn reset(&mut self) {
         self.settled = None;
         self.disk.forget();
-        self.set_writeback(self.disk.cache != Cache::Writethrough);
+        let writeback = self.disk.cache != Cache::Writethrough;
+        self.disk.set_writeback(writeback);
+        self.size.config.reset(|bytes| layout::set_writeback(bytes, writeback));
     }
 }
 

@@ -1,5 +1,6 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 use super::disk::{Alignment, Blocks, Disk};
 use super::job::{Act, Step};

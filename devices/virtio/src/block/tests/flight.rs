@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
 use crate::driver::{EVENT_IDX, INDIRECT, RAM, TABLE};
-use crate::interrupt::{Event, Signal};
+use crate::interrupt::{Event, Interrupt, Signal};
 use crate::limit::Rate;
 use crate::queue::{Areas, QueueSetup};
 

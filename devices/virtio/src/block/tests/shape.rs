@@ -126,6 +126,45 @@ fn another_length_is_told_when_somebody_asks_for_it_and_not_before() {
     });
 }
 
+// C-189
+#[test]
+fn another_length_is_told_to_a_driver_that_has_read_the_old_one_when_it_runs() {
+    everywhere(|setup| {
+        let mut bench = setup.bench();
+        assert!(bench.machine.negotiate(VERSION_1 | FLUSH));
+        assert_eq!(bench.config::<8>(0), SECTORS.to_le_bytes());
+        bench.file.set_len(2 * SECTORS * SECTOR).unwrap();
+        bench.size.renew().unwrap();
+        let before = bench.machine.acknowledge();
+
+        bench.queues = vec![bench.machine.queue(0, 256)];
+        bench.machine.go();
+
+        assert_eq!((before & 2, bench.machine.acknowledge() & 2), (0, 2));
+        bench.works();
+    });
+}
+
+// R-13, C-019
+#[test]
+fn a_reset_forgets_how_often_a_length_changed() {
+    for face in Face::ALL {
+        let bench = Setup::new(face, Engine::Sync).bench();
+        bench.machine.set_status(0);
+        let before = bench.machine.dump();
+        for sectors in [2 * SECTORS, SECTORS] {
+            assert!(bench.machine.negotiate(VERSION_1 | FLUSH));
+            bench.config::<8>(0);
+            bench.file.set_len(sectors * SECTOR).unwrap();
+            bench.size.renew().unwrap();
+        }
+
+        bench.machine.set_status(0);
+
+        assert_eq!(bench.machine.dump(), before);
+    }
+}
+
 //
 #[test]
 fn what_a_disk_cannot_be_is_said_with_what_to_change() {
