@@ -265,7 +265,7 @@ pub struct MachineArgs {
     /// here come after its own
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The kernel to start: an arm64 Image, plain or gzip-compressed
+    /// The kernel to start: an arm64 Image, plain or gzip-compressed; on x86_64 a bzImage, or an ELF program
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk
@@ -295,7 +295,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "auto|N")]
     pub pa_bits: Option<Bits>,
     /// The machine model, with options of its own, or a file that describes one; see ambit board list
-    /// [default: native]
+    /// [default: native; to run or verify one on an x86_64 host: pc]
     #[arg(long, value_name = "NAME|FILE.toml[,KEY=VALUE]…")]
     pub board: Option<String>,
     /// How much RAM the guest may come to have, hot-plugged RAM included; room is kept above RAM
@@ -439,6 +439,23 @@ impl MachineArgs {
     ) -> Result<Settings<'b>, ConfigError> {
         config::settle(self.said()?, boards, arch)
     }
+
+    /// The same machine, to be made here. Where nobody names a board, it is on the first for the architecture of
+    /// `locked`, if it has to be as it was locked, else for this host's, if there is one.
+    ///
+    /// # Errors
+    /// As [`MachineArgs::settings`].
+    pub fn settings_here<'b>(
+        &self,
+        boards: &[&'b dyn Board],
+        locked: Option<Arch>,
+    ) -> Result<Settings<'b>, ConfigError> {
+        let config = self.said()?;
+        let here = locked.unwrap_or(Arch::host());
+        let is_there = boards.iter().any(|board| board.arch() == here);
+        let arch = Some(here).filter(|_| config.board.is_none() && is_there);
+        config::settle(config, boards, arch)
+    }
 }
 
 /// `ambit plan`. `host` is asked only if it could run the machine.
@@ -538,5 +555,29 @@ mod tests {
     #[test]
     fn the_command_line_has_no_contradictions() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_machine_is_made_on_the_first_board_for_this_host_where_nobody_names_one() {
+        let (native, kvmtool) = (ambit_aarch64::native(), ambit_aarch64::kvmtool());
+        let (pc, q35) = (ambit_x86_64::pc(), ambit_x86_64::q35());
+        let all: [&dyn Board; 4] = [&native, &kvmtool, &pc, &q35];
+        let (own, other, foreign) = match Arch::host() {
+            Arch::Aarch64 => ("native", Arch::X86_64, &all[2..]),
+            Arch::X86_64 => ("pc", Arch::Aarch64, &all[..2]),
+        };
+        let board = |words: &[&str], boards: &[&dyn Board], locked| {
+            let line = ["ambit", "run"].iter().chain(words);
+            let Command::Run(args) = Cli::parse_from(line).command else { panic!("it is run") };
+            args.machine.settings_here(boards, locked).unwrap().board.name().to_owned()
+        };
+
+        assert_eq!(board(&[], &all, None), own);
+        assert_eq!(board(&["--board", "kvmtool"], &all, None), "kvmtool");
+        assert_eq!(board(&["--board", "qemu-q35"], &all, None), "qemu-q35");
+        // As it was locked, and so refused on a host of another kind.
+        assert_eq!(board(&[], &all, Some(other)), foreign[0].name());
+        // A program without a board for this host says so later, by its first.
+        assert_eq!(board(&[], foreign, None), foreign[0].name());
     }
 }

@@ -41,7 +41,7 @@ use failure::{Exit, Failure};
 use report::{Format, PlanFormat, Probe};
 use timings::Timings;
 
-/// The whole program, for machines on any of `boards`; the first is the default.
+/// The whole program, for machines on any of `boards`; the first is the default, and to run one, that for this host.
 pub fn run(boards: &[&dyn Board]) -> ExitCode {
     let began = Instant::now();
     let cli = Cli::from_arguments();
@@ -61,8 +61,8 @@ pub fn run(boards: &[&dyn Board]) -> ExitCode {
 }
 
 fn start(args: &cli::RunArgs, boards: &[&dyn Board], began: Instant) -> Result<ExitCode, Failure> {
-    let settings = args.machine.settings(boards, None)?;
     let locked = args.locked.as_deref().map(lock::read).transpose()?;
+    let settings = args.machine.settings_here(boards, locked.as_ref().map(|lock| lock.map.arch))?;
     let ended =
         run::run(&settings, locked.as_ref(), args.control.as_deref(), &Timings::new(began, args.timings))?;
     Ok(ExitCode::from(u8::from(ended)))

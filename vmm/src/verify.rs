@@ -56,7 +56,7 @@ struct Report<'a> {
 /// # Errors
 /// [`Failure`] if there is no plan, or no KVM here that could be asked.
 pub fn verify(args: &VerifyArgs, boards: &[&dyn Board]) -> Result<Exit, Failure> {
-    let settings = args.machine.settings(boards, None)?;
+    let settings = args.machine.settings_here(boards, None)?;
     let arch = settings.board.arch();
     let (host, note) = cli::host_for(args.host.as_deref(), arch, || None)?;
     if arch != ambit_device_manager::Arch::host() {

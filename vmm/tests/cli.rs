@@ -415,9 +415,25 @@ fn what_cannot_be_in_ram_is_refused_before_kvm_is_looked_for() {
     ];
 
     for (options, wanted) in cases {
-        let said = desk.refusal(2, &format!("run {options}"));
+        let said = desk.refusal(2, &format!("run --board native {options}"));
         assert!(said.starts_with(&format!("ambit: error: {wanted}")), "{options}: {said}");
     }
+}
+
+#[test]
+fn a_kernel_for_another_kind_of_host_is_named_unless_a_board_for_it_is() {
+    if std::env::consts::ARCH == "aarch64" {
+        return;
+    }
+    let desk = Desk::new();
+    desk.put("guest.toml", b"kernel = 'Image'\nboard = 'native'\n");
+
+    assert_eq!(
+        desk.refusal(2, "run --kernel Image"),
+        "ambit: error: the kernel is not one this board can start: it is an arm64 Image; give it a bzImage or a \
+         static 64-bit ELF program\n"
+    );
+    assert!(desk.refusal(4, "run --config guest.toml").contains("board native is an aarch64 machine"));
 }
 
 #[test]
@@ -468,7 +484,7 @@ fn a_host_of_another_kind_is_told_of_only_when_everything_else_is_right() {
     }
     let desk = Desk::new();
 
-    let said = desk.refusal(4, "run --kernel Image --initrd b.img --disk a.img");
+    let said = desk.refusal(4, "run --board native --kernel Image --initrd b.img --disk a.img");
 
     assert!(said.contains("board native is an aarch64 machine"), "{said}");
 }

@@ -462,7 +462,7 @@ fn a_host_of_another_kind_cannot_be_asked_what_it_makes_of_a_plan() {
     let desk = Desk::new();
 
     assert!(
-        desk.refusal(4, "verify --cpus 2")
+        desk.refusal(4, "verify --board native --cpus 2")
             .ends_with("use a host of that kind, or one of the boards for x86_64 (ambit board list)\n")
     );
     assert!(desk.refusal(2, "verify --cpus 0").contains("at least one vCPU"));
