@@ -116,6 +116,7 @@ fn on_paper<'a>(
         }
         (plan, _) => plan?,
     };
+    board.remarks(&plan).iter().for_each(|remark| tracing::warn!("{}", remark.message));
     locked.map_or(Ok(()), |lock| lock.check(&plan, settings)).map_err(Box::new)?;
     timings.reached(Phase::Plan);
     let image = board.boot_image(&plan, &files.payload(&settings.cmdline, Some(seed()?)))?;

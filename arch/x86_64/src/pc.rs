@@ -29,8 +29,9 @@ use std::ops::RangeInclusive;
 
 use ambit_bus::Request;
 use ambit_device_manager::{
-    Above, Arch, Board, BootError, BootImage, DevicePlaces, Fit, Fixture, HighPart, HostFacts, Length,
-    MachineConfig, MemoryMap, Part, Payload, PciPlaces, Place, Plan, PlanError, RamPlace, RegionKind, pci,
+    Above, Arch, Board, BootError, BootImage, DevicePlaces, Diagnostic, Fit, Fixture, HighPart, HostFacts,
+    Length, MachineConfig, MemoryMap, Part, Payload, PciPlaces, Place, Plan, PlanError, RamPlace, RegionKind,
+    Severity, pci,
 };
 use ambit_platform::endings::Port;
 use ambit_platform::serial;
@@ -70,9 +71,12 @@ const DEVICE_PINS: RangeInclusive<u32> = 5..=19;
 const INTX: IrqPin = IrqPin(20);
 
 /// As many as KVM has at most, which may have been built for fewer (Linux `arch/x86/include/asm/kvm_host.h`,
-/// KVM_MAX_VCPUS). From 255 on an APIC ID takes an x2APIC, and Linux brings up the first 256 vCPUs only: interrupts of
-/// KVM's IOAPIC reach no others, and nothing remaps them.
+/// KVM_MAX_VCPUS). From 255 on an APIC ID takes an x2APIC.
 const MAX_CPUS: u32 = 1024;
+/// The vCPUs whose APIC IDs fit into 8 bits, as IOAPICs and messages have them for their target. Linux brings up no
+/// others unless interrupts are remapped or the hypervisor has more bits for the ID, KVM_FEATURE_MSI_EXT_DEST_ID
+/// (`arch/x86/kernel/apic/apic.c`, `try_to_enable_x2apic`), and KVM's own IOAPIC has not.
+const LINUX_CPUS: u32 = 256;
 
 // Linux's drivers put BARs of 64 bits at multiples of this at most, and it is what arm64 boards have.
 const WINDOW_GRAIN: u64 = 1 << 30;
@@ -129,6 +133,23 @@ impl Board for Pc {
 
     fn interrupt_id(&self, pin: IrqPin) -> u32 {
         pin.0
+    }
+
+    fn remarks(&self, plan: &Plan) -> Vec<Diagnostic> {
+        if plan.cpus <= LINUX_CPUS {
+            return Vec::new();
+        }
+        vec![Diagnostic {
+            code: "cpus-beyond-linux".into(),
+            severity: Severity::Note,
+            message: format!(
+                "Linux brings up {LINUX_CPUS} of the {} vCPUs, those with an APIC ID of at most {}: KVM's IOAPIC and \
+                 messages of devices have 8 bits for the ID of whom they interrupt, and nothing remaps interrupts",
+                plan.cpus,
+                LINUX_CPUS - 1
+            ),
+            remedies: vec![format!("give a Linux guest at most {LINUX_CPUS} vCPUs")],
+        }]
     }
 
     fn boot_image<'a>(&self, plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {

@@ -9,7 +9,8 @@ use ambit_bus::{
 };
 use ambit_device_manager::pci::BRIDGE;
 use ambit_device_manager::{
-    Board, BootError, DeviceManager, HostFacts, MachineConfig, Outcome, Payload, Plan, plan,
+    Board, BootError, DeviceManager, Diagnostic, HostFacts, MachineConfig, Outcome, Payload, Plan, Severity,
+    plan,
 };
 use ambit_pci::bridge::HostBridge;
 use ambit_platform::endings::{EndingModel, Port};
@@ -352,6 +353,27 @@ fn a_machine_has_as_many_processors_as_the_board_and_the_hosts_kvm_have() {
     assert_eq!(
         said(1024, 288).unwrap_err(),
         "1024 vCPUs are more than 288, which is all that the KVM of a host like most gives"
+    );
+}
+
+#[test]
+fn more_processors_than_linux_brings_up_are_noted_and_why() {
+    let noted = |cpus| {
+        let facts = HostFacts { max_cpus: 1024, ..HostFacts::assumed() };
+        plan(&pc(), &MachineConfig { cpus, ..MachineConfig::default() }, &facts).unwrap().diagnostics
+    };
+
+    assert_eq!(noted(256), []);
+    assert_eq!(
+        noted(257),
+        [Diagnostic {
+            code: "cpus-beyond-linux".into(),
+            severity: Severity::Note,
+            message: "Linux brings up 256 of the 257 vCPUs, those with an APIC ID of at most 255: KVM's IOAPIC and \
+                      messages of devices have 8 bits for the ID of whom they interrupt, and nothing remaps interrupts"
+                .into(),
+            remedies: vec!["give a Linux guest at most 256 vCPUs".into()],
+        }]
     );
 }
 

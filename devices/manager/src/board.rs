@@ -8,7 +8,7 @@ use ambit_bus::{Model, Request};
 use ambit_resources::{AddressRange, IrqPin, PaBits, human_size};
 use serde::{Deserialize, Serialize};
 
-use crate::{Plan, PlanError, Processor, Reservation, Reserve, Transport};
+use crate::{Diagnostic, Plan, PlanError, Processor, Reservation, Reserve, Transport};
 
 /// One machine model. No method touches the host; the same arguments give the same answers.
 pub trait Board: Send + Sync {
@@ -75,6 +75,11 @@ pub trait Board: Send + Sync {
     /// What a guest can tell of this board and no plan says, in lines: of the device tree, and of where the kernel
     /// goes. Empty for what is usual.
     fn particulars(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What the usual guest makes of less than the plan has, each a note: nothing of it is left out or cut short.
+    fn remarks(&self, _plan: &Plan) -> Vec<Diagnostic> {
         Vec::new()
     }
 

@@ -172,6 +172,7 @@ pub fn plan(board: &dyn Board, config: &MachineConfig, facts: &HostFacts) -> Res
     let lost: Vec<Diagnostic> =
         plan.regions.iter().filter_map(|region| lost(region, board, config, facts)).collect();
     plan.diagnostics.extend(lost);
+    plan.diagnostics.extend(board.remarks(&plan));
     Ok(plan)
 }
 
