@@ -162,12 +162,14 @@ fn a_device_cannot_be_called_like_somebodys_ports() {
     );
 }
 
-/// A function whose configuration space is the places of its windows, as numbers of 64 bits.
+/// A function whose configuration space is the places of its windows, as numbers of 64 bits; words of 32 bits are
+/// what its firmware set.
 #[derive(Debug)]
 struct Card;
 
 struct CardDevice {
     places: Vec<Option<u64>>,
+    set: Vec<(u64, u32)>,
     _bell: EventFd,
 }
 
@@ -179,16 +181,23 @@ impl Model for Card {
     fn build(&self, slot: &Slot, host: &dyn Host) -> Result<Shared, HostError> {
         let bell = EventFd::new(0).unwrap();
         host.doorbell(Doorbell { window: 1, byte: 16, write: Match::Half(0) }, &bell)?;
-        Ok(share(CardDevice { places: vec![None; slot.windows.len() - 1], _bell: bell }))
+        Ok(share(CardDevice { places: vec![None; slot.windows.len() - 1], set: Vec::new(), _bell: bell }))
     }
 }
 
 impl Device for CardDevice {
     fn read(&mut self, at: Offset, data: &mut [u8]) {
-        data.fill(at.window << 4 | at.byte.to_le_bytes()[0]);
+        match self.set.iter().find(|(byte, _)| at.window == 0 && *byte == at.byte) {
+            Some((_, word)) => data.copy_from_slice(&word.to_le_bytes()),
+            None => data.fill(at.window << 4 | at.byte.to_le_bytes()[0]),
+        }
     }
 
     fn write(&mut self, at: Offset, data: &[u8]) -> Effect {
+        if let Ok(word) = data.try_into() {
+            self.set.push((at.byte, u32::from_le_bytes(word)));
+            return Effect::None;
+        }
         let place = u64::from_le_bytes(data.try_into().unwrap());
         self.places[usize::try_from(at.byte / 8).unwrap()] = Some(place);
         Effect::Remap
@@ -217,6 +226,25 @@ fn machine() -> (Plan, Arc<BenchHost>, DeviceManager) {
     ];
     let manager = DeviceManager::apply(&plan, &models, host.clone()).unwrap();
     (plan, host, manager)
+}
+
+#[test]
+fn a_guest_finds_every_bar_set_to_where_it_was_planned_and_nothing_decoded() {
+    let (plan, _, manager) = machine();
+    let card = plan.device("card").unwrap();
+    let word = |byte: u64| {
+        let mut word = [0; 4];
+        assert!(manager.read(card.slot.windows[0].first() + byte, &mut word));
+        u64::from(u32::from_le_bytes(word))
+    };
+
+    let set = [word(0x10), word(0x14), word(0x18) | word(0x1c) << 32];
+
+    assert_eq!(set, [1, 2, 3].map(|window| card.slot.windows[window].first()));
+    assert_eq!(set, [0xc000, 0xc000_0000, 0x1_0000_0000]);
+    let windows: Vec<u8> =
+        manager.decoded().iter().filter(|it| it.id == "card").map(|it| it.window).collect();
+    assert_eq!(windows, [0]);
 }
 
 #[test]

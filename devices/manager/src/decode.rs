@@ -38,6 +38,11 @@ impl Decode {
         Self { io, ports: port_window(plan.ports.iter()), memory, fixed }
     }
 
+    /// Whether this is a machine whose guests expect what a PC's firmware leaves: ports are a space of their own.
+    pub fn is_of_a_pc(&self) -> bool {
+        self.ports.is_some()
+    }
+
     /// Where a window of `space` that was planned at `planned` is, if the guest puts it at `place` of its bus: a port
     /// number for a window of ports, and a guest physical address for all others.
     ///

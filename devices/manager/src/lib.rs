@@ -13,6 +13,7 @@ mod config_ports;
 mod decode;
 mod draft;
 mod error;
+mod firmware;
 #[cfg(any(test, feature = "bench"))]
 #[allow(clippy::cast_possible_truncation)]
 pub mod fuzz;

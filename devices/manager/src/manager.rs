@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ambit_bus::{
-    Backplane, BusError, Device, Doorbell, Effect, Host, HostError, IrqLine, Model, MsiVector, Owner, Shared,
-    Space, Trigger, Written,
+    Backplane, BusError, Device, Doorbell, Effect, Host, HostError, IrqLine, Model, MsiVector, Needs, Owner,
+    Shared, Space, Trigger, Written,
 };
 use ambit_memory::GuestMemory;
 use ambit_resources::{AddressRange, IrqPin, PaBits};
@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config_ports::{ConfigPorts, Reached};
 use crate::decode::Decode;
+use crate::firmware::set_bars;
 use crate::lines::Levels;
 use crate::windows::{Bell, Buses, Windows};
 use crate::{Placed, Plan};
@@ -139,7 +140,7 @@ impl DeviceManager {
 
     /// Makes `model` in its place, before the machine runs or while it does. The windows of a device on the
     /// board's bus are where they were planned, and so is the configuration space of a function; the rest of
-    /// a function's windows are where the guest puts them.
+    /// a function's windows are where the guest puts them, and on a PC it finds them set to where they were planned.
     ///
     /// # Errors
     /// [`BuildError`]; nothing is left of the device then.
@@ -159,6 +160,13 @@ impl DeviceManager {
         let is_function = placed.function.is_some();
         let mut plugged = Plugged { id: id.clone(), device, is_function, windows };
         let fixed: Vec<_> = plugged.windows.planned().take_while(|(n, ..)| *n == 0 || !is_function).collect();
+        if is_function
+            && self.decode.is_of_a_pc()
+            && let Needs::Pci { bars } = model.request().needs
+        {
+            let planned: Vec<_> = plugged.windows.planned().skip(1).map(|(.., range)| range).collect();
+            set_bars(&mut *plugged.lock(), &bars, planned.into_iter());
+        }
         for (number, _, range) in fixed {
             if let Err(source) = self.put_up(&mut plugged, number, range) {
                 plugged.off_the_bus(&self.buses);
