@@ -20,8 +20,8 @@
 //! ```
 //!
 //! A kernel that reads no tables, as it is no Linux or its command line says `acpi=off`, has devices of virtio-mmio
-//! named there as Linux reads them, `virtio_mmio.device=4K@0xf0000000:5`, and finds processors and pins by the
-//! [table](crate::mptable) that PCs had before ACPI.
+//! named there as Linux reads them, `virtio_mmio.device=4K@0xf0000000:5`, and finds processors and pins, those of PCI
+//! too, by the [table](crate::mptable) that PCs had before ACPI.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -16,11 +16,10 @@ use ambit_resources::AddressRange;
 
 use crate::boot::virtio_mmio;
 use crate::e820::is_kept;
+use crate::intx::{self, Route};
 
 /// Of a table's header.
 const HEADER: u32 = 36;
-const DEVICES_ON_BUS: u32 = 32;
-const WIRES: u32 = 4;
 
 pub fn table(plan: &Plan, oem: &[u8; 6], board: &[u8; 8]) -> Vec<u8> {
     let mut aml = Vec::new();
@@ -107,16 +106,12 @@ fn ports(plan: &Plan) -> Option<Encoded> {
     Some(Encoded::of(&AddressSpace::new_io(first.ok()?, last.ok()?, None)))
 }
 
-/// Which pin each device number's INTA to INTD reaches: that of its number on, as the planner gave them.
 fn routes(plan: &Plan) -> Encoded {
     let mut routes = PackageBuilder::new();
-    for number in (1..DEVICES_ON_BUS).filter(|_| !plan.intx.is_empty()) {
-        for wire in 0..WIRES {
-            let pin = plan.intx.get((number + wire) as usize % plan.intx.len()).map_or(0, |pin| pin.0);
-            // Whatever function of the device; a GSI and no link.
-            let address = number << 16 | 0xffff;
-            routes.add_element(&Package::new(vec![&address, &wire, &0_u8, &pin]));
-        }
+    for Route { device, wire, pin } in intx::routes(plan) {
+        // Whatever function of the device; a GSI and no link.
+        let address = u32::from(device) << 16 | 0xffff;
+        routes.add_element(&Package::new(vec![&address, &wire, &0_u8, &pin.0]));
     }
     Encoded::of(&routes)
 }

@@ -16,6 +16,7 @@ pub mod elf;
 #[allow(clippy::cast_possible_truncation)]
 pub mod fuzz;
 pub mod host;
+mod intx;
 pub mod kernel;
 pub mod load;
 pub mod mptable;

@@ -2,11 +2,12 @@
 //!
 //! The pointer is where a PC's extended BIOS data area is, in memory that the map does not say to be RAM.
 
-use ambit_device_manager::Plan;
+use ambit_device_manager::{Plan, RegionKind, pci};
+use ambit_resources::IrqPin;
 
 use crate::acpi::{FIRST_WIDE_ID, IOAPIC_ID, address};
-use crate::e820;
-use crate::pc;
+use crate::intx::{self, Route};
+use crate::{e820, pc};
 
 /// Where the floating pointer is: one of three places that are searched, the last KiB below 640 KiB.
 pub const POINTER: u64 = e820::FIRMWARE.first();
@@ -35,8 +36,11 @@ const IOAPIC_VERSION: u8 = 0x11;
 const VECTORED: u8 = 0;
 const NMI: u8 = 1;
 const FROM_8259: u8 = 3;
-/// The only bus; its interrupts are edges, as virtio-mmio's and the UART's are.
-const ISA: u8 = 0;
+/// Buses (table 4-8). ISA's interrupts are edges, as virtio-mmio's and the UART's are; PCI's are levels.
+const ISA: [u8; 6] = *b"ISA   ";
+const PCI: [u8; 6] = *b"PCI   ";
+/// Its ID is its number as PCI has it (D.3), which Linux goes by (`IO_APIC_get_PCI_irq_vector`).
+const PCI_ID: u8 = 0;
 const EVERY_PROCESSOR: u8 = 0xff;
 
 /// The floating pointer and the table, for [`POINTER`] and [`TABLE`].
@@ -44,13 +48,22 @@ pub fn tables(plan: &Plan) -> [Vec<u8>; 2] {
     // The entries have no room for wider IDs; ACPI's tables have.
     let ids = (0..plan.cpus.min(FIRST_WIDE_ID)).filter_map(|id| u8::try_from(id).ok());
     let mut entries: Vec<Vec<u8>> = ids.map(processor).collect();
-    entries.push([&[BUS, ISA], b"ISA   ".as_slice()].concat());
+    let has_pci = plan.part(RegionKind::Pci, pci::ECAM).is_some();
+    let isa = if has_pci { PCI_ID + 1 } else { 0 };
+    let buses = has_pci.then_some((PCI_ID, PCI)).into_iter().chain([(isa, ISA)]);
+    entries.extend(buses.map(|(id, name)| [&[BUS, id], name.as_slice()].concat()));
     entries
         .push([&[IOAPIC, IOAPIC_ID, IOAPIC_VERSION, ENABLED], address(plan, "ioapic").as_slice()].concat());
-    let pins = (0..pc::PINS).filter_map(|pin| u8::try_from(pin).ok());
-    entries.extend(pins.map(|pin| vec![INTERRUPT, VECTORED, 0, 0, ISA, pin, IOAPIC_ID, pin]));
-    entries.push(vec![LOCAL_INTERRUPT, FROM_8259, 0, 0, ISA, 0, 0, 0]);
-    entries.push(vec![LOCAL_INTERRUPT, NMI, 0, 0, ISA, 0, EVERY_PROCESSOR, 1]);
+    // As each bus has its interrupts (4.3.4), and each pin is of one bus.
+    let wired = |bus, source, pin| vec![INTERRUPT, VECTORED, 0, 0, bus, source, IOAPIC_ID, pin];
+    let pins = (0..pc::PINS).filter(|pin| !plan.intx.contains(&IrqPin(*pin)));
+    entries.extend(pins.filter_map(|pin| u8::try_from(pin).ok()).map(|pin| wired(isa, pin, pin)));
+    entries.extend(intx::routes(plan).filter_map(|Route { device, wire, pin }| {
+        // A source is the device's number and its wire (D.3).
+        Some(wired(PCI_ID, device << 2 | wire, u8::try_from(pin.0).ok()?))
+    }));
+    entries.push(vec![LOCAL_INTERRUPT, FROM_8259, 0, 0, isa, 0, 0, 0]);
+    entries.push(vec![LOCAL_INTERRUPT, NMI, 0, 0, isa, 0, EVERY_PROCESSOR, 1]);
     [pointer(), table(&entries, address(plan, "lapic"))]
 }
 
@@ -94,6 +107,9 @@ fn summed(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ambit_bus::{Needs, Request};
     use ambit_device_manager::{HostFacts, MachineConfig, plan};
 
     use super::*;
@@ -137,12 +153,53 @@ mod tests {
 
         let processors: Vec<(u8, u8)> = read[..2].iter().map(|entry| (entry[1], entry[3])).collect();
         assert_eq!(processors, [(0, 3), (1, 1)]);
-        assert_eq!(read[2], b"\x01\0ISA   ");
-        assert_eq!(read[3], [2, 0, 0x11, 1, 0, 0, 0xc0, 0xfe]);
+        assert_eq!(read[2..4], [b"\x01\0PCI   ", b"\x01\x01ISA   "]);
+        assert_eq!(read[4], [2, 0, 0x11, 1, 0, 0, 0xc0, 0xfe]);
         assert_eq!(table[36..40], [0, 0, 0xe0, 0xfe]);
-        let pins: Vec<(u8, u8)> = read[4..28].iter().map(|entry| (entry[5], entry[7])).collect();
-        assert_eq!(pins, (0..24).map(|pin| (pin, pin)).collect::<Vec<_>>());
-        assert_eq!(read[28..], [[4, 3, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0xff, 1]]);
+        let isa: Vec<[u8; 8]> = (0..20).map(|pin| [3, 0, 0, 0, 1, pin, 0, pin]).collect();
+        assert_eq!(read[5..25], isa);
+        assert_eq!(read[read.len() - 2..], [[4, 3, 0, 0, 1, 0, 0, 0], [4, 1, 0, 0, 1, 0, 0xff, 1]]);
+    }
+
+    #[test]
+    fn every_wire_of_every_device_reaches_the_pin_that_the_plan_gave_it() {
+        let needs = Needs::Pci { bars: Vec::new() };
+        let card = |number: u32| Request {
+            id: format!("card{number}"),
+            kind: "card".into(),
+            needs: needs.clone(),
+            description: Arc::default(),
+            queue_reach: None,
+        };
+        let config = MachineConfig { devices: (0..6).map(card).collect(), ..MachineConfig::default() };
+        let plan = plan(&pc::pc(), &config, &HostFacts::assumed()).unwrap();
+        let [_, table] = tables(&plan);
+
+        let of_pci = entries(&table).into_iter().filter(|entry| entry[0] == INTERRUPT && entry[4] == 0);
+        let read: Vec<(u8, u8, u8)> = of_pci.map(|entry| (entry[5] >> 2, entry[5] & 3, entry[7])).collect();
+
+        let wires = (1..32_u8).flat_map(|device| (0..4_u8).map(move |wire| (device, wire)));
+        let expected = wires.map(|(device, wire)| (device, wire, 20 + (device + wire) % 4));
+        assert_eq!(read, expected.collect::<Vec<_>>());
+        let cards = plan.devices.iter().filter(|device| device.kind == "card");
+        let planned: Vec<(u8, u8, u8)> = cards
+            .map(|card| (card.function.unwrap(), 0, u8::try_from(card.slot.irq.unwrap().0.0).unwrap()))
+            .collect();
+        assert_eq!(planned.len(), 6);
+        assert!(planned.iter().all(|wire| read.contains(wire)), "{planned:?}");
+    }
+
+    #[test]
+    fn without_pci_every_pin_is_of_the_only_bus() {
+        let config = MachineConfig { pci: None, ..MachineConfig::default() };
+        let [_, table] = tables(&plan(&pc::pc(), &config, &HostFacts::assumed()).unwrap());
+
+        let read = entries(&table);
+
+        assert_eq!(read[1], b"\x01\0ISA   ");
+        let pins: Vec<[u8; 8]> = (0..24).map(|pin| [3, 0, 0, 0, 0, pin, 0, pin]).collect();
+        assert_eq!(read[3..27], pins);
+        assert_eq!(read[27..], [[4, 3, 0, 0, 0, 0, 0, 0], [4, 1, 0, 0, 0, 0, 0xff, 1]]);
     }
 
     #[test]

@@ -331,7 +331,7 @@ fn a_program_finds_itself_its_command_line_and_what_it_starts_with() {
             ("page tables", 0x9000, 4096 * 7),
             ("command line", 0x8000, 39),
             ("pointer to processors", 0x9_fc00, 16),
-            ("table of processors", 0xa_0000, 288),
+            ("table of processors", 0xa_0000, 1256),
             ("ACPI tables", 0xe_0000, tables),
             ("reset vector", 0xf_fff0, 8),
             ("kernel", 2 * MIB, 1),
