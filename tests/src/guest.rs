@@ -45,12 +45,11 @@ impl Boot {
             arguments: vec!["run".into()],
             cmdline: Vec::new(),
         };
-        // The program's own choice is a board for arm64, wherever it runs.
-        let (board, console) = match std::env::consts::ARCH {
-            "x86_64" => (["--board", "pc"].as_slice(), "ttyS0"),
-            _ => ([].as_slice(), "ttyAMA0"),
+        let console = match std::env::consts::ARCH {
+            "x86_64" => "ttyS0",
+            _ => "ttyAMA0",
         };
-        boot.words(board).argument("--kernel", image).cmdline(&format!("console={console} panic=-1 quiet"))
+        boot.argument("--kernel", image).cmdline(&format!("console={console} panic=-1 quiet"))
     }
 
     /// A program of `tests/payloads` on board `pc`, which has a command line and nothing else.
