@@ -14,6 +14,9 @@ enum Ask {
 /// The highest address questions are about, and where the small space begins.
 const SPAN: u64 = 96;
 
+/// What AMD's processors keep.
+const HT: AddressRange = AddressRange::fixed(0xfd_0000_0000, 12 << 30);
+
 fn ask(base: u64) -> impl Strategy<Value = Ask> {
     let within = (0..SPAN, 1..=SPAN).prop_map(move |(first, size)| AddressRange::fixed(base + first, size));
     prop_oneof![
@@ -100,6 +103,33 @@ proptest! {
                 prop_assert_eq!(expected, None);
             }
         }
+    }
+
+    /// What AMD keeps is 12 GiB, so only what is near its ends is tried byte by byte: a place within it is none, and one
+    /// that spans it is none either.
+    #[test]
+    fn place_answers_as_trying_every_address_around_a_large_reservation_does(
+        low in prop::collection::vec(ask(HT.first() - SPAN), 0..10),
+        high in prop::collection::vec(ask(HT.last() + 1), 0..10),
+        (size, shift) in (1..32_u64, 0..6_u32),
+        (below, above) in (0..=SPAN, 0..=SPAN),
+    ) {
+        let mut space = space(41);
+        space.claim("reserved.ht", HT).unwrap();
+        for ask in low.iter().chain(&high) {
+            if !matches!(ask, Ask::Release { .. }) {
+                let _ = answer(&mut space, ask, "someone");
+            }
+        }
+        let taken = ranges(&space);
+        let parts = [(HT.first() - below, below), (HT.last() + 1, above)];
+        let parts = parts.into_iter().filter_map(|(first, size)| AddressRange::new(first, size));
+        let expected = parts.filter_map(|part| brute_force(&taken, size, 1 << shift, part)).next();
+        let within = AddressRange::fixed(HT.first() - below, below + HT.size() + above);
+
+        let placed = space.place("me", size, 1 << shift, within);
+
+        prop_assert_eq!(placed.ok(), expected);
     }
 
     #[test]

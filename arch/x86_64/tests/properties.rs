@@ -33,7 +33,17 @@ fn ranges() -> impl Strategy<Value = AddressRange> {
     });
     let in_ram =
         (1_u64..3000, 1_u64..20).prop_map(|(at, size)| AddressRange::new(at * MIB, size * MIB).unwrap());
-    prop_oneof![anywhere, in_ram]
+    // Ends at, begins at or overlaps an end of what has a fixed place: the gap, the hole, or the reach of a width.
+    let ends = prop_oneof![
+        Just(pc::HOLE),
+        Just(4 * GIB),
+        Just(reserved::HT.first()),
+        Just(reserved::HT.last() + 1),
+        (32_u32..52).prop_map(|bits| 1 << bits),
+    ];
+    let at_ends = (ends, 0_u64..0x9000, 1_u64..0x9000)
+        .prop_map(|(end, before, size)| AddressRange::new(end - before, size).unwrap());
+    prop_oneof![anywhere, in_ram, at_ends]
 }
 
 fn vendors() -> impl Strategy<Value = Option<Vendor>> {
@@ -52,7 +62,7 @@ prop_compose! {
         vendor in vendors(),
         without_ht in prop::bool::weighted(0.1),
         of_devices in any::<bool>(),
-        ranges in prop::collection::vec(ranges(), 0..3),
+        ranges in prop::collection::vec(ranges(), 0..5),
     ) -> Reserve {
         let policy = if relocate { HolePolicy::Relocate } else { HolePolicy::Split };
         Reserve { policy, vendor, without_ht, of_devices, ranges }
@@ -124,6 +134,16 @@ fn kept(config: &MachineConfig, facts: &HostFacts) -> Vec<AddressRange> {
     known.chain(config.reserve.ranges.iter().copied()).collect()
 }
 
+/// How many bytes of `within` are in pages that no range touches, all ranges sorted.
+fn clear_pages(within: AddressRange, ranges: &[AddressRange]) -> u64 {
+    let (mut next, mut bytes) = (within.first(), 0);
+    for range in ranges.iter().filter(|range| range.overlaps(within)) {
+        bytes += (range.first() & !0xfff).saturating_sub(next);
+        next = next.max((range.last() | 0xfff) + 1);
+    }
+    bytes + (within.last() + 1).saturating_sub(next)
+}
+
 /// All that the guest may use as memory or find registers in.
 fn used(plan: &Plan) -> Vec<(String, AddressRange)> {
     let free = [RegionKind::Reserved, RegionKind::InterruptController];
@@ -168,6 +188,26 @@ proptest! {
                 prop_assert!(bank.first().is_multiple_of(4096) && bank.size().is_multiple_of(4096));
                 prop_assert!(bank.last() < pc::HOLE || bank.first() >= 4 * GIB);
             }
+        }
+    }
+
+    /// Nothing but RAM, which may be in as many banks as it takes.
+    #[test]
+    fn ram_is_refused_only_where_there_are_fewer_free_pages(machine in machines(), facts in hosts()) {
+        let reserve = Reserve { policy: HolePolicy::Split, ..machine.reserve };
+        let machine = MachineConfig { memory: machine.memory, pci: None, reserve, ..MachineConfig::default() };
+        let mut kept = kept(&machine, &facts);
+        kept.sort();
+        let windows = [(0, pc::HOLE), (4 * GIB, facts.width.bits.ceiling())];
+        let windows = windows.into_iter().filter(|(first, end)| first < end);
+        let free: u64 = windows.map(|(first, end)| clear_pages(AddressRange::spanning(first, end - 1).unwrap(), &kept)).sum();
+
+        let attempted = attempt(&pc(), &machine, &facts);
+
+        let refused = attempted.as_ref().err().map(ambit_device_manager::PlanError::code);
+        // Some ranges a board cannot leave alone, whatever the memory.
+        if refused.is_none_or(|code| code == "ram-beyond-width") {
+            prop_assert_eq!(refused.is_none(), free >= machine.memory, "{:#x} are free: {:?}", free, attempted);
         }
     }
 

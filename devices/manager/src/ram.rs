@@ -72,7 +72,12 @@ impl<'a> Layout<'a> {
             windows.flat_map(|within| self.holes.fill(within, self.page, &mut left)).collect();
         let last = banks.last().filter(|_| left == 0).map(|bank| bank.last()).ok_or_else(|| self.wraps())?;
         let end = last.checked_add(1).and_then(|end| end.checked_next_multiple_of(place.grain));
-        Ok((banks, end.ok_or_else(|| self.wraps())?.max(self.above)))
+        Ok((banks, end.ok_or_else(|| self.wraps())?))
+    }
+
+    /// Where what is above RAM may begin, if that ends at `end`. Nothing need be there, so the width does not bound it.
+    pub fn after(&self, end: u64) -> u64 {
+        end.max(self.above)
     }
 
     /// The room for more RAM after `ram_end`, and where it is taken to end.
@@ -99,21 +104,18 @@ impl<'a> Layout<'a> {
         let mut first = next.and_then(|next| next.checked_next_multiple_of(part.align));
         loop {
             let size = length(part, first, self.config)?;
-            let clear = first.and_then(|first| match size {
-                0 => Some(first),
-                _ => self.holes.clear(first, size, part.align),
-            });
-            // How long it is depends on where it begins, and it only ever moves up.
-            if clear == first {
-                return Ok((first, size));
-            }
-            first = clear;
+            let hole = first.and_then(|first| self.holes.at(AddressRange::new(first, size)?));
+            let Some(hole) = hole else { return Ok((first, size)) };
+            // How long it is depends on where it begins, and may be less above this one: the next is looked for from
+            // there. Higher up it never ends lower, so nothing below is passed over.
+            let after = hole.range.last().checked_add(1);
+            first = after.and_then(|after| after.checked_next_multiple_of(part.align));
         }
     }
 
     /// The last address of all that RAM and what is above it need, if nothing is cut short or left out.
     pub fn last(&self) -> Result<u64, PlanError> {
-        let (_, mut end) = self.banks()?;
+        let mut end = self.after(self.banks()?.1);
         if let Some((_, after)) = self.config.hotplug.map_or(Ok(None), |room| self.hotplug(room, end))? {
             end = after;
         }
@@ -190,9 +192,10 @@ impl Draft {
             let range = self.claim(&name, range)?;
             self.region(&name, RegionKind::Ram, range);
         }
+        let after = layout.after(end);
         match config.hotplug {
-            Some(room) => self.ram_hotplug(layout, room, end),
-            None => Ok(end),
+            Some(room) => self.ram_hotplug(layout, room, after),
+            None => Ok(after),
         }
     }
 
