@@ -18,6 +18,8 @@ const DATA: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
 const FUNCTION: u32 = 0x00ff_ff00;
 const REGISTER: u32 = 0xfc;
+/// Nothing else of it is kept: bits 30 to 24 are reserved, and bits 1 and 0 read as zero, as they do on PCs.
+const KEPT: u32 = ENABLE | FUNCTION | REGISTER;
 
 /// Both ports, and what the first one has.
 pub struct ConfigPorts {
@@ -74,7 +76,7 @@ impl ConfigPorts {
 
     pub fn set_address(&self, bytes: &[u8]) {
         if let Ok(bytes) = bytes.try_into() {
-            self.address.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
+            self.address.store(u32::from_le_bytes(bytes) & KEPT, Ordering::Relaxed);
         }
     }
 }
@@ -98,7 +100,19 @@ mod tests {
             [(0xcfc, 4), (0xcfd, 1), (0xcfe, 2)].map(|(port, length)| ports.reached(port, length)),
             expected
         );
-        assert_eq!((ports.reached(0xcf8, 4), ports.address()), (Some(Reached::Address), 0x8012_fe3d));
+        assert_eq!((ports.reached(0xcf8, 4), ports.address()), (Some(Reached::Address), 0x8012_fe3c));
+    }
+
+    #[test]
+    fn bits_of_the_address_that_mean_nothing_read_as_zero() {
+        let ports = ports(256);
+        let kept = |written: u32| {
+            ports.set_address(&written.to_le_bytes());
+            ports.address()
+        };
+
+        assert_eq!(kept(u32::MAX), 0x80ff_fffc);
+        assert_eq!(kept(0x7f00_0003), 0);
     }
 
     #[test]
