@@ -349,12 +349,22 @@ fn what_makers_keep_free_is_for_x86_64_machines_and_named_where_it_is_in_the_way
     );
     assert_eq!(
         desk.refusal(2, "plan --arch x86_64 --reserve 0x1000+4K"),
-        "ambit: error: board 'pc' starts its guests in the first MiB, so [0x1000-0x1fff] cannot be kept free of RAM\n"
+        "ambit: error: board 'pc' starts its guests in the first MiB, so [0x1000-0x1fff] cannot be kept free of RAM\n  \
+         help: do not keep [0x1000-0x1fff] free (--reserve)\n"
     );
     assert_eq!(
-        desk.refusal(3, "plan --arch x86_64 --vendor intel --reserve 0xc0000000+4K"),
-        "ambit: error: pci.mmio32 wants [0xc0000000-0xdfffffff], but reserved.user0 has [0xc0000000-0xc0000fff]; \
-         move one of them\n  help: do without PCI (--pci off)\n"
+        desk.refusal(3, "plan --arch x86_64 --vendor intel --reserve 0xe0000000+4K"),
+        "ambit: error: pci.ecam is at [0xe0000000-0xefffffff] on this board, and reserved.user0 \
+         [0xe0000000-0xe0000fff] is kept free: the user says so (--reserve)\n  \
+         help: do not keep [0xe0000000-0xe0000fff] free (--reserve)\n"
+    );
+    let cut = desk.ambit("plan --arch x86_64 --vendor intel --reserve 0xc0000000+4K").out;
+    assert!(
+        cut.ends_with(
+            "note: pci.mmio32 is smaller than it should be: of [0xc0000000-0xdfffffff], reserved.user0 \
+             [0xc0000000-0xc0000fff] is kept free: the user says so (--reserve)\n"
+        ),
+        "{cut}"
     );
 }
 

@@ -240,7 +240,7 @@ fn pci_ranges(plan: &Plan) -> Vec<u32> {
     const MEMORY64: u32 = 0x0300_0000;
     let windows = [(pci::IO, PORTS), (pci::MMIO32, MEMORY32), (pci::MMIO64, MEMORY64)];
     let placed =
-        windows.into_iter().filter_map(|(name, space)| Some((plan.part(RegionKind::Pci, name)?, space)));
+        windows.into_iter().flat_map(|(name, space)| plan.window(name).map(move |window| (window, space)));
     let cells = placed.flat_map(|(window, space)| {
         // Ports are counted from 0; memory has the same address on both sides.
         let bus = if space == PORTS { 0 } else { window.first() };

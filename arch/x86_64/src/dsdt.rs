@@ -87,7 +87,7 @@ fn host_bridge(plan: &Plan) -> Encoded {
     let mut resources = vec![Encoded::of(&buses)];
     resources.extend(config_ports(plan));
     resources.extend(ports(plan));
-    let windows = [pci::MMIO32, pci::MMIO64].into_iter().filter_map(|name| plan.part(RegionKind::Pci, name));
+    let windows = [pci::MMIO32, pci::MMIO64].into_iter().flat_map(|name| plan.window(name));
     resources.extend(windows.map(|window| Encoded::of(&memory(window))));
     let resources: Vec<&dyn Aml> = resources.iter().map(|resource| resource as &dyn Aml).collect();
     device("PCI0", 0, &[&hid, &compatible, &segment, &first_bus, &pins], &resources)

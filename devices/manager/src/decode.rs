@@ -32,7 +32,8 @@ impl Decode {
     pub fn of(plan: &Plan) -> Self {
         let part = |name| plan.part(RegionKind::Pci, name);
         let io = part(IO);
-        let memory: Vec<AddressRange> = [MMIO32, MMIO64].into_iter().filter_map(part).collect();
+        let memory: Vec<AddressRange> =
+            [MMIO32, MMIO64].into_iter().flat_map(|name| plan.window(name)).collect();
         let claims = plan.space.claims().map(|claim| claim.range);
         let fixed = claims.filter(|range| io != Some(*range) && !memory.contains(range)).collect();
         Self { io, ports: port_window(plan.ports.iter()), memory, fixed }

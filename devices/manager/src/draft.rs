@@ -1,6 +1,6 @@
 //! A plan that is being made.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ambit_bus::{BarSpace, Needs, Request, Slot, Space, Trigger};
@@ -9,8 +9,8 @@ use ambit_resources::{
 };
 
 use crate::error::limit_text;
-use crate::pci::{Pci, port_window};
-use crate::plan::kept_as;
+use crate::pci::{MMIO32, Pci, port_window};
+use crate::plan::{kept_as, piece_name};
 use crate::ram::Layout;
 use crate::reserve::{Holes, Reservation};
 use crate::{
@@ -80,7 +80,7 @@ fn draw(
     let holes = reservations(config, &map);
     draft.keep_free(&holes, &map.parts)?;
     for part in &map.parts {
-        draft.part(part)?;
+        draft.part(part, &holes, facts.page_size)?;
     }
     for fixture in board.fixtures() {
         draft.fixture(fixture)?;
@@ -251,8 +251,8 @@ pub(crate) struct Draft {
     pub wired: bool,
     /// What RAM or something above it was last drawn around.
     pub displaced: Option<Reservation>,
-    /// The names of all that is kept free because it was asked for.
-    kept: HashSet<String>,
+    /// All that is kept free because it was asked for, by the names of the pieces.
+    kept: HashMap<String, Reservation>,
 }
 
 impl Draft {
@@ -272,7 +272,7 @@ impl Draft {
             next_pin: *map.devices.pins.start(),
             wired: false,
             displaced: None,
-            kept: HashSet::new(),
+            kept: HashMap::new(),
         }
     }
 
@@ -282,6 +282,10 @@ impl Draft {
             SpaceError::Beyond { owner, wanted, needed, .. } => {
                 PlanError::WindowBeyondWidth { owner, wanted, needed, width: self.width }
             }
+            SpaceError::Taken { owner, wanted, holder, held } => match self.kept.get(&holder) {
+                Some(hole) => PlanError::KeptFree { owner, wanted, hole: hole.clone() },
+                None => PlanError::Space(SpaceError::Taken { owner, wanted, holder, held }),
+            },
             _ => PlanError::Space(error),
         }
     }
@@ -316,18 +320,21 @@ impl Draft {
             let Some(reached) = AddressRange::spanning(hole.range.first(), last) else { continue };
             let pieces: Vec<AddressRange> = taken.gaps(reached).collect();
             for (number, piece) in pieces.into_iter().enumerate() {
-                let name = if number == 0 { hole.name.clone() } else { format!("{}.{number}", hole.name) };
+                let name = piece_name(&hole.name, number);
                 taken.claim(&name, piece).map_err(PlanError::Space)?;
                 let piece = self.claim(&name, piece)?;
                 self.region(&name, RegionKind::Reserved, piece);
-                self.kept.insert(name);
+                self.kept.insert(name, hole.clone());
             }
         }
         Ok(())
     }
 
-    fn part(&mut self, part: &Part) -> Result<(), PlanError> {
+    fn part(&mut self, part: &Part, holes: &Holes, page: u64) -> Result<(), PlanError> {
         match &part.place {
+            Place::At(range) if part.kind == RegionKind::Pci && part.name == MMIO32 => {
+                return self.window(part, *range, holes, page);
+            }
             Place::At(range) => {
                 let range = self.claim(&part.name, *range)?;
                 self.region(&part.name, part.kind, range);
@@ -340,6 +347,32 @@ impl Draft {
             Place::Absent { size, reason } => {
                 self.left_out(&part.name, part.kind, *size, reason.clone(), None);
             }
+        }
+        Ok(())
+    }
+
+    /// A window that BARs are anywhere in: what is kept free cuts it into pieces, of whole pages.
+    fn window(
+        &mut self,
+        part: &Part,
+        range: AddressRange,
+        holes: &Holes,
+        page: u64,
+    ) -> Result<(), PlanError> {
+        let Some(hole) = holes.at(range) else {
+            let range = self.claim(&part.name, range)?;
+            self.region(&part.name, part.kind, range);
+            return Ok(());
+        };
+        let why = format!("of {range}, {hole}");
+        let pieces = holes.fill(range, page, &mut range.size());
+        if pieces.is_empty() {
+            self.left_out(&part.name, part.kind, range.size(), why.clone(), None);
+        }
+        for (number, piece) in pieces.into_iter().enumerate() {
+            let name = piece_name(&part.name, number);
+            let piece = self.claim(&name, piece)?;
+            self.shrunk(&name, part.kind, piece, why.clone(), None);
         }
         Ok(())
     }
@@ -622,7 +655,7 @@ impl Draft {
         // What was dropped has no address and sorts last.
         self.regions.sort_by_key(|region| region.range.map_or(u64::MAX, AddressRange::first));
         // Nothing is at what is kept free, so it need not be within the guest's reach.
-        let used = self.space.claims().filter(|claim| !self.kept.contains(&claim.owner));
+        let used = self.space.claims().filter(|claim| !self.kept.contains_key(&claim.owner));
         let highest = used.map(|claim| claim.range.last()).max().unwrap_or(0);
         let ipa_bits =
             PaBits::covering(highest).expect("no claim passes the width, which is at most 52 bits");

@@ -64,6 +64,9 @@ pub enum PlanError {
     /// What is refused was drawn around a range that is kept free.
     #[error("{error}; {hole}")]
     Around { error: Box<PlanError>, hole: Reservation },
+    /// What has its place cannot be drawn around a range that is kept free.
+    #[error("{owner} is at {wanted} on this board, and {hole}")]
+    KeptFree { owner: String, wanted: AddressRange, hole: Reservation },
     #[error("board '{board}' needs {needs}, and {host}")]
     HostLacks { board: String, needs: String, host: String },
     #[error("a host with pages of {0} bytes is none that KVM runs on; they have 4, 16 or 64 KiB")]
@@ -128,6 +131,7 @@ impl PlanError {
             Self::WindowBeyondWidth { .. } => "window-beyond-width",
             Self::PartWraps(_) => "part-wraps",
             Self::Around { error, .. } => error.code(),
+            Self::KeptFree { .. } => "kept-free",
             Self::HostLacks { .. } => "host-lacks",
             Self::HostPages(_) => "host-pages",
             Self::NoPci(_) => "no-pci",

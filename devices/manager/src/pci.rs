@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ambit_bus::{Bar, BarSpace, Needs, Request, Slot, Trigger};
-use ambit_resources::{AddressRange, AddressSpace, Claim, IrqPin, PaBits};
+use ambit_resources::{AddressRange, AddressSpace, Claim, IrqPin, PaBits, SpaceError};
 
 use crate::config_ports;
 use crate::draft::Draft;
@@ -162,12 +162,36 @@ fn place(
         let placed = space.place(owner, bar.size, bar.size, ports);
         return placed.map_err(|error| refused(error.to_string()));
     }
-    let region = part(room.regions, window);
-    let region = region.ok_or_else(|| refused("the board has no such window".into()))?;
-    let why = region.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let within = region.range.ok_or_else(|| refused(format!("it is left out{why}")))?;
-    let placed = space.place(owner, bar.size, bar.size, within);
-    placed.map_err(|error| refused(format!("{error}{why}")))
+    let mut why = "the board has no such window".to_owned();
+    let mut largest = None;
+    for region in pieces(room.regions, window) {
+        let reason = region.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let Some(within) = region.range else {
+            why = format!("it is left out{reason}");
+            continue;
+        };
+        match space.place(owner, bar.size, bar.size, within) {
+            Ok(range) => return Ok(range),
+            // Of several pieces, the one that lacks least is told of.
+            Err(error) => {
+                let room = match error {
+                    SpaceError::NoRoom { largest, .. } => Some(largest),
+                    _ => None,
+                };
+                if largest.is_none() || room > largest {
+                    (largest, why) = (room, format!("{error}{reason}"));
+                }
+            }
+        }
+    }
+    Err(refused(why))
+}
+
+/// The window called `name`, in pieces where something that is kept free cuts it.
+pub(crate) fn pieces<'a>(regions: &'a [Region], name: &str) -> impl Iterator<Item = &'a Region> {
+    let is_piece =
+        move |of: &str| of.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    regions.iter().filter(move |region| region.kind == RegionKind::Pci && is_piece(&region.name))
 }
 
 /// A device may be called like a part that is not there.

@@ -105,6 +105,11 @@ pub(crate) fn kept_as(name: &str) -> String {
     format!("reserved.{name}")
 }
 
+/// What a piece of a region is called that others cut: "pci.mmio32", "pci.mmio32.1", …
+pub(crate) fn piece_name(name: &str, number: usize) -> String {
+    if number == 0 { name.into() } else { format!("{name}.{number}") }
+}
+
 /// Something about the plan that the user should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
@@ -226,6 +231,11 @@ impl Plan {
     /// Where the part of this kind called `name` is: a device may be called like a part that is not there.
     pub fn part(&self, kind: RegionKind, name: &str) -> Option<AddressRange> {
         self.region(name).filter(|region| region.kind == kind)?.range
+    }
+
+    /// All pieces of the window of PCI called `name`, lowest first.
+    pub fn window(&self, name: &str) -> impl Iterator<Item = AddressRange> {
+        crate::pci::pieces(&self.regions, name).filter_map(|region| region.range)
     }
 
     pub fn device(&self, id: &str) -> Option<&Placed> {

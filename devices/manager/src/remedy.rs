@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::{fmt, iter};
 
 use ambit_bus::Request;
-use ambit_resources::{PaBits, human_size};
+use ambit_resources::{AddressRange, PaBits, human_size};
 
 use crate::draft::{Stage, staged};
 use crate::{Board, HostFacts, MachineConfig, Plan, PlanError, Transport, WidthSource};
@@ -38,6 +38,10 @@ pub enum Remedy {
     Split,
     /// Without what the processors keep for themselves.
     WithoutHt,
+    /// Without these of the ranges that the user keeps free.
+    WithoutRanges(Vec<AddressRange>),
+    /// Without what single devices of the host keep for themselves.
+    WithoutDevices,
     /// A board's option, and its value.
     BoardOption {
         key: String,
@@ -70,6 +74,13 @@ impl fmt::Display for Remedy {
             Self::Split => f.write_str("put RAM on both sides of what is kept free (--hole split)"),
             Self::WithoutHt => f.write_str(
                 "keep nothing free for the processors (--no-reserve-ht), if the host's devices are never the guest's",
+            ),
+            Self::WithoutRanges(ranges) => {
+                let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+                write!(f, "do not keep {} free (--reserve)", ranges.join(" and "))
+            }
+            Self::WithoutDevices => f.write_str(
+                "keep nothing free for single devices (--reserve host), if none of those is ever the guest's",
             ),
             Self::BoardOption { key, value } => write!(f, "set the board's option {key}={value}"),
         }
@@ -128,6 +139,8 @@ impl Remedy {
             Self::Bits { bits, .. } => facts.width.bits = *bits,
             Self::Split => config.reserve.policy = crate::HolePolicy::Split,
             Self::WithoutHt => config.reserve.without_ht = true,
+            Self::WithoutRanges(ranges) => config.reserve.ranges.retain(|range| !ranges.contains(range)),
+            Self::WithoutDevices => config.reserve.of_devices = false,
             Self::BoardOption { .. } => {}
         }
         (config, facts)
@@ -195,6 +208,8 @@ pub(crate) fn remedies(
         search.one(Remedy::NoQueueReach, config.queue_reach.is_some()),
         search.one(Remedy::Split, config.reserve.policy == crate::HolePolicy::Relocate),
         search.options(),
+        search.ranges(),
+        search.one(Remedy::WithoutDevices, config.reserve.of_devices),
         search.bits(),
         search.one(Remedy::WithoutHt, !config.reserve.without_ht && search.keeps_ht()),
         search.one(Remedy::NoPci, config.pci.is_some()),
@@ -336,6 +351,14 @@ impl Search<'_> {
             let larger = (0..=9).map(|shift| GIB << shift).filter(|size| *size > asked);
             larger.map(Remedy::PciWindow).find(|remedy| self.helps(remedy))
         })
+    }
+
+    /// One of the ranges that the user keeps free, or else all of them.
+    fn ranges(&self) -> Option<Remedy> {
+        let all = &self.config.reserve.ranges;
+        let single = all.iter().map(|range| Remedy::WithoutRanges(vec![*range]));
+        let mut tries = single.chain([Remedy::WithoutRanges(all.clone())]).filter(|_| !all.is_empty());
+        tries.find(|remedy| self.helps(remedy))
     }
 
     fn options(&self) -> Option<Remedy> {

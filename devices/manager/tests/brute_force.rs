@@ -118,6 +118,7 @@ fn said(error: &PlanError) -> String {
         PlanError::Bar { owner, bar, window, .. } => format!("BAR {bar} of {owner} is not in {window}"),
         PlanError::NoPci(owner) => format!("{owner} has no PCI"),
         PlanError::Around { error, .. } => said(error),
+        PlanError::KeptFree { owner, hole, .. } => format!("{owner} touches {}", hole.name),
         PlanError::QueueReach { last, .. } => format!("queues do not reach {last:#x}"),
         other => panic!("{other}"),
     }
@@ -301,7 +302,7 @@ fn keep_free(rng: &mut Rng, board: &mut Small, config: &mut MachineConfig) {
     for number in 0..=rng.below(5) {
         let half = PAGE / 2;
         let size = (1 + rng.below(8)) * half;
-        let first = match rng.below(9) {
+        let first = match rng.below(11) {
             // It touches the one before, overlaps it, or is it again.
             0 => last.last() + 1,
             1 => last.first() + half,
@@ -312,6 +313,8 @@ fn keep_free(rng: &mut Rng, board: &mut Small, config: &mut MachineConfig) {
             5 => board.map.ram.base + rng.below(40) * half,
             6 => (5 << 30) - rng.below(6) * half,
             7 => (1 << 32) + rng.below(2) * half,
+            // In the window for BARs of 32 bits, or at an end of it.
+            8 => 0x2000_0000 - half + rng.below(13) * half,
             _ => rng.page() + rng.below(2) * half,
         };
         last = AddressRange::fixed(first, size);

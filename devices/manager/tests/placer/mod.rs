@@ -44,6 +44,10 @@ fn every(step: u64, first: u64, end: u64) -> impl Iterator<Item = u64> + Clone {
     (0..).map(move |n| first + n * step).take_while(move |address| *address < end)
 }
 
+fn is_piece(piece: &str, name: &str) -> bool {
+    piece.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 fn is_clear(holes: &[(String, AddressRange)], first: u64, size: u64) -> bool {
     size == 0 || !holes.iter().any(|(_, hole)| hole.first() < first + size && first <= hole.last())
 }
@@ -125,7 +129,12 @@ impl Placer {
         }
         let steps = every(STEP, first, first + size);
         if let Some(holder) = steps.clone().find_map(|step| self.owners.get(&step)) {
-            return Err(format!("{owner} overlaps {holder}"));
+            let hole =
+                self.holes.iter().find(|(name, _)| self.kept.contains(holder) && is_piece(holder, name));
+            return Err(match hole {
+                Some((name, _)) => format!("{owner} touches {name}"),
+                None => format!("{owner} overlaps {holder}"),
+            });
         }
         steps.for_each(|step| drop(self.owners.insert(step, owner.into())));
         Ok(())
@@ -205,6 +214,7 @@ impl Placer {
 
     fn part(&mut self, part: &Part) -> Try<()> {
         match &part.place {
+            Place::At(range) if part.name == "pci.mmio32" => self.cut(&part.name, *range)?,
             Place::At(range) => {
                 self.claim(&part.name, range.first(), range.size())?;
                 self.region(&part.name, range.first(), range.size(), Status::Placed);
@@ -214,6 +224,27 @@ impl Placer {
                 self.region(&part.name, first, *size, Status::Placed);
             }
             Place::Absent { .. } => self.dropped(&part.name),
+        }
+        Ok(())
+    }
+
+    /// All pages of a window that no hole touches, in as many pieces as that takes.
+    fn cut(&mut self, name: &str, range: AddressRange) -> Try<()> {
+        let pages: Vec<u64> = every(PAGE, range.first(), range.last()).collect();
+        let is_clear = |page: &u64| is_clear(&self.holes, *page, PAGE);
+        let runs: Vec<(u64, u64)> = pages
+            .chunk_by(|one, next| is_clear(one) == is_clear(next))
+            .filter(|run| is_clear(&run[0]))
+            .map(|run| (run[0], run.len() as u64 * PAGE))
+            .collect();
+        if runs.is_empty() {
+            self.dropped(name);
+        }
+        let whole = self.holes.iter().all(|(_, hole)| !hole.overlaps(range));
+        for (number, (first, size)) in runs.into_iter().enumerate() {
+            let name = if number == 0 { name.into() } else { format!("{name}.{number}") };
+            self.claim(&name, first, size)?;
+            self.region(&name, first, size, if whole { Status::Placed } else { Status::Shrunk });
         }
         Ok(())
     }
@@ -431,7 +462,9 @@ fn place_all(placer: &mut Placer, board: &Small, config: &MachineConfig, facts: 
                 BarSpace::Mmio32 => "pci.mmio32",
                 BarSpace::Io => "pci.io",
             };
-            let first = placer.range(name).and_then(|at| windows.lowest(id, bar.size, bar.size, at).ok());
+            let pieces = (0..8).map(|n| if n == 0 { name.into() } else { format!("{name}.{n}") });
+            let mut pieces = pieces.filter_map(|name: String| placer.range(&name));
+            let first = pieces.find_map(|at| windows.lowest(id, bar.size, bar.size, at).ok());
             let first = first.ok_or_else(|| format!("BAR {index} of {id} is not in {name}"))?;
             slot.push((first, bar.size));
         }
