@@ -4,7 +4,7 @@
 //! is the one that its devices use. From family 17h on, processors keep the top 12 GiB of what they can address, too.
 
 use ambit_device_manager::{HostFacts, IommuKind, IommuRegion, Processor, Reservation, Reserve, Vendor};
-use ambit_resources::AddressRange;
+use ambit_resources::{AddressRange, PaBits};
 
 const GIB: u64 = 1 << 30;
 /// Interrupts, configuration cycles and whatever else HyperTransport carries as addresses.
@@ -65,7 +65,7 @@ fn of_iommu(mut regions: Vec<IommuRegion>, config: &Reserve) -> Vec<Reservation>
     regions.retain(|region| match region.kind {
         // Said above, or not wanted.
         IommuKind::Reserved => !HT.contains(region.range),
-        IommuKind::Direct => config.of_devices,
+        IommuKind::Direct | IommuKind::Beyond => config.of_devices,
         IommuKind::DirectRelaxable | IommuKind::Msi => false,
     });
     regions.sort_unstable();
@@ -75,10 +75,24 @@ fn of_iommu(mut regions: Vec<IommuRegion>, config: &Reserve) -> Vec<Reservation>
         range: region.range,
         why: match region.kind {
             IommuKind::Direct => "a device of this host has it mapped to itself".into(),
+            IommuKind::Beyond => "this host's IOMMU translates no such address".into(),
             _ => "this host's IOMMU keeps it".into(),
         },
     };
     regions.into_iter().enumerate().map(named).collect()
+}
+
+/// What no device reaches behind a unit of Intel's IOMMU of which this is the capability register, as Linux has it in
+/// `/sys/class/iommu/*/intel-iommu/cap`. Linux's domains end at the lesser of both widths there (VT-d 4.1, 11.4.2).
+/// `None`: it reaches all addresses that there can be.
+pub fn beyond(capabilities: u64) -> Option<IommuRegion> {
+    // MGAW: the most address bits. SAGAW: a bit for each depth of its page tables, bit 1 for three levels.
+    let most = (capabilities >> 16 & 0x3f) + 1;
+    let depths = capabilities >> 8 & 0x1f;
+    let tables = depths.checked_ilog2().map_or(most, |deepest| 30 + 9 * u64::from(deepest));
+    let first = 1_u64.checked_shl(u32::try_from(most.min(tables)).ok()?)?;
+    let range = AddressRange::spanning(first, PaBits::MAX.ceiling() - 1)?;
+    Some(IommuRegion { range, kind: IommuKind::Beyond })
 }
 
 /// Why a line of `reserved_regions` is none.
@@ -202,6 +216,34 @@ mod tests {
                 ("reserved.iommu1".into(), 0x3000_0000, 1 << 20)
             ]
         );
+    }
+
+    #[test]
+    fn an_iommu_of_intel_reaches_as_far_as_its_tables_and_its_bits() {
+        let from =
+            |capabilities| beyond(capabilities).map(|region| (region.range.first(), region.range.last()));
+        let last = (1 << 52) - 1;
+
+        // The graphics unit and the other one of one processor, then one with tables of five levels.
+        assert_eq!(from(0x01c0_000c_4066_0462), Some((1 << 39, last)));
+        assert_eq!(from(0x00d2_008c_4066_0462), Some((1 << 39, last)));
+        assert_eq!(from(38 << 16 | 0b110 << 8), Some((1 << 39, last)));
+        assert_eq!(from(47 << 16 | 0b010 << 8), Some((1 << 39, last)));
+        assert_eq!(from(47 << 16 | 0b110 << 8), Some((1 << 48, last)));
+        assert_eq!(from(56 << 16 | 0b1100 << 8), None);
+        assert_eq!(from(u64::MAX), None);
+    }
+
+    #[test]
+    fn what_an_iommu_does_not_reach_is_kept_for_who_passes_devices_through() {
+        let mut intel = host(Vendor::Intel, 6, 46, Some(""));
+        let regions = intel.processor.as_mut().and_then(|processor| processor.iommu.as_mut());
+        regions.unwrap().extend(beyond(38 << 16 | 0b110 << 8));
+        let with_devices = Reserve { of_devices: true, ..Reserve::default() };
+
+        assert_eq!(kept(&Reserve::default(), &intel), []);
+        let size = (1 << 52) - (1 << 39);
+        assert_eq!(kept(&with_devices, &intel), [("reserved.iommu0".into(), 1 << 39, size)]);
     }
 
     #[test]

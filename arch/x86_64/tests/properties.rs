@@ -74,7 +74,8 @@ fn iommus() -> impl Strategy<Value = Option<Vec<IommuRegion>>> {
         Just(IommuKind::Direct),
         Just(IommuKind::DirectRelaxable),
         Just(IommuKind::Reserved),
-        Just(IommuKind::Msi)
+        Just(IommuKind::Msi),
+        Just(IommuKind::Beyond)
     ];
     let region = (ranges(), kind).prop_map(|(range, kind)| IommuRegion { range, kind });
     prop::option::of(prop::collection::vec(region, 0..3))

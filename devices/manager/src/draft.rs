@@ -283,7 +283,7 @@ impl Draft {
                 PlanError::WindowBeyondWidth { owner, wanted, needed, width: self.width }
             }
             SpaceError::Taken { owner, wanted, holder, held } => match self.kept.get(&holder) {
-                Some(hole) => PlanError::KeptFree { owner, wanted, hole: hole.clone() },
+                Some(hole) => PlanError::KeptFree { owner, wanted, hole: Box::new(hole.clone()) },
                 None => PlanError::Space(SpaceError::Taken { owner, wanted, holder, held }),
             },
             _ => PlanError::Space(error),

@@ -66,7 +66,7 @@ pub enum PlanError {
     Around { error: Box<PlanError>, hole: Reservation },
     /// What has its place cannot be drawn around a range that is kept free.
     #[error("{owner} is at {wanted} on this board, and {hole}")]
-    KeptFree { owner: String, wanted: AddressRange, hole: Reservation },
+    KeptFree { owner: String, wanted: AddressRange, hole: Box<Reservation> },
     #[error("board '{board}' needs {needs}, and {host}")]
     HostLacks { board: String, needs: String, host: String },
     #[error("a host with pages of {0} bytes is none that KVM runs on; they have 4, 16 or 64 KiB")]

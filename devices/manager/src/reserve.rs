@@ -39,7 +39,7 @@ pub struct Reserve {
     pub vendor: Option<Vendor>,
     /// Without what the vendor's processors and IOMMUs keep for themselves.
     pub without_ht: bool,
-    /// Also what single devices of the host keep for themselves, in case one is passed through.
+    /// Also what single devices of the host keep for themselves or do not reach, in case one is passed through.
     pub of_devices: bool,
     /// And these.
     pub ranges: Vec<AddressRange>,
@@ -74,7 +74,8 @@ pub struct Processor {
     pub family: u32,
     /// Physical address bits, without those that memory encryption takes.
     pub pa_bits: u8,
-    /// What the host says of each group of its IOMMU, all together. `None`: it has no group, so no IOMMU.
+    /// What the host says of each group of its IOMMU, all together, and what is beyond its reach. `None`: it has no
+    /// group, so no IOMMU.
     pub iommu: Option<Vec<IommuRegion>>,
 }
 
@@ -98,6 +99,8 @@ pub enum IommuKind {
     Reserved,
     /// Where messages go.
     Msi,
+    /// More address bits than it translates. No line of that file.
+    Beyond,
 }
 
 /// Reservations, lowest first. They may overlap.
