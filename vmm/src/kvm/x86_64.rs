@@ -124,9 +124,12 @@ pub fn create_vm(kvm: &Kvm, _: PaBits) -> Result<VmFd, kvm_ioctls::Error> {
     kvm.create_vm()
 }
 
-/// KVM does not name a limit here; it is the processor's physical address width.
-pub fn ipa_limit(_: &Kvm) -> (u8, bool) {
-    (processor::guest_bits(), true)
+/// KVM does not name a limit here; it is the processor's physical address width, as far as KVM maps it.
+pub fn ipa_limit(kvm: &Kvm) -> (u8, bool) {
+    let has = processor::guest_bits();
+    let maps =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok().and_then(|cpuid| cpuid::guest_bits(&cpuid));
+    (maps.map_or(has, |maps| maps.min(has)), true)
 }
 
 pub fn gic_versions(_: &Kvm) -> Vec<u8> {

@@ -31,14 +31,35 @@ pub fn of_vcpu(has: &CpuId, id: u32, cpus: u32, extras: Extras) -> Result<CpuId,
     // Levels of cores are listed anew; the domains of 8000_0026h are not.
     let stays = |leaf: &&kvm_cpuid_entry2| !matches!(leaf.function, 0xb | 0x1f | 0x8000_0026);
     let mut leaves: Vec<kvm_cpuid_entry2> = has.as_slice().iter().filter(stays).copied().collect();
+    let amd = is_of_amd(&leaves);
     for leaf in &mut leaves {
         describe(leaf, id, cpus, extras);
+        if leaf.function == 0x8000_0001 {
+            set(&mut leaf.ecx, CORES_NOT_THREADS, amd && cpus > 1);
+        }
     }
     let highest = leaves.iter().find(|leaf| leaf.function == 0).map_or(0, |leaf| leaf.eax);
     for function in [0xb, 0x1f].into_iter().filter(|function| *function <= highest) {
         leaves.extend(levels(function, id, cpus));
     }
     CpuId::from_entries(&leaves)
+}
+
+/// Only those have [`CORES_NOT_THREADS`]. On others Linux would take it for one processor for each core.
+fn is_of_amd(leaves: &[kvm_cpuid_entry2]) -> bool {
+    leaves.iter().find(|leaf| leaf.function == 0).is_some_and(|leaf| {
+        let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+        [b"AuthenticAMD", b"HygonGenuine"].iter().any(|amd| name == *amd)
+    })
+}
+
+/// How many bits of a guest's addresses KVM translates, as far as it says: page tables of four levels end at 48, however
+/// wide the processor is. [7:0] of leaf 8000_0008h is what the guest has, and [23:16] what of it KVM maps, which newer
+/// kernels say (Linux 6.10 `arch/x86/kvm/cpuid.c`, `__do_cpuid_func`).
+pub fn guest_bits(has: &CpuId) -> Option<u8> {
+    let widths = has.as_slice().iter().find(|leaf| leaf.function == 0x8000_0008)?.eax;
+    let [all, _, mapped, _] = widths.to_le_bytes();
+    [all, mapped].into_iter().filter(|bits| *bits > 0).min()
 }
 
 fn describe(leaf: &mut kvm_cpuid_entry2, id: u32, cpus: u32, extras: Extras) {
@@ -56,7 +77,6 @@ fn describe(leaf: &mut kvm_cpuid_entry2, id: u32, cpus: u32, extras: Extras) {
             let shared = if leaf.eax >> 5 & 7 >= 3 { ids(cpus) - 1 } else { 0 };
             leaf.eax = leaf.eax & 0x3fff | shared.min(0xfff) << 14 | (ids(cpus) - 1).min(0x3f) << 26;
         }
-        (0x8000_0001, _) => set(&mut leaf.ecx, CORES_NOT_THREADS, cpus > 1),
         // How many cores, and how many bits of the APIC ID number them.
         (0x8000_0008, _) => leaf.ecx = leaf.ecx & 0xffff_0f00 | last.min(0xff) | bits(cpus).min(0xf) << 12,
         (0x8000_001d, _) if leaf.eax & 0x1f != 0 => {
@@ -165,8 +185,31 @@ mod tests {
     }
 
     #[test]
+    fn only_a_processor_of_amd_says_that_its_threads_are_cores() {
+        let said = |name: &str| {
+            let [b, d, c] =
+                [0, 4, 8].map(|at| u32::from_le_bytes(name.as_bytes()[at..at + 4].try_into().unwrap()));
+            let words = words(&[leaf(0, 0, [1, b, c, d]), leaf(0x8000_0001, 0, [0; 4])], 0, 2);
+            words[1].2[2]
+        };
+
+        assert_eq!(["AuthenticAMD", "HygonGenuine", "GenuineIntel"].map(said), [2, 2, 0]);
+    }
+
+    #[test]
+    fn what_kvm_maps_of_a_guests_addresses_is_the_lesser_of_both_widths() {
+        let bits = |has: &[kvm_cpuid_entry2]| guest_bits(&CpuId::from_entries(has).unwrap());
+
+        assert_eq!(bits(&[leaf(0x8000_0008, 0, [0x0030_3934, 0, 0, 0])]), Some(48));
+        assert_eq!(bits(&[leaf(0x8000_0008, 0, [0x302e, 0, 0, 0])]), Some(46));
+        assert_eq!(bits(&[leaf(0x8000_0008, 0, [0; 4])]), None);
+        assert_eq!(bits(&[leaf(0, 0, [1; 4])]), None);
+    }
+
+    #[test]
     fn a_processor_of_amd_counts_its_cores() {
         let has = [
+            leaf(0, 0, [1, 0x6874_7541, 0x444d_4163, 0x6974_6e65]),
             leaf(0x8000_0001, 0, [1, 2, 0, 4]),
             leaf(0x8000_0008, 0, [48, 0, 0x5_f0ff, 0]),
             leaf(0x8000_001e, 0, [9, 0x1ff, 9, 0]),
@@ -174,6 +217,7 @@ mod tests {
         ];
 
         let expected = [
+            (0, 0, [1, 0x6874_7541, 0x444d_4163, 0x6974_6e65]),
             (0x8000_0001, 0, [1, 2, 2, 4]),
             (0x8000_0008, 0, [48, 0, 0x5_3005, 0]),
             (0x8000_001e, 0, [4, 4, 0, 0]),
