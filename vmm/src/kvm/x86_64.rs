@@ -38,6 +38,9 @@ const fn msr(index: u32, data: u64) -> kvm_msr_entry {
 /// string instructions are fast (IA32_MISC_ENABLE, which KVM has on AMD too). PAT is right from reset.
 const FIRMWARE_MSRS: [kvm_msr_entry; 2] = [msr(0x2ff, 1 << 11 | 6), msr(0x1a0, 1)];
 
+/// The bits that page tables of four levels hold.
+const FOUR_LEVELS: u8 = 48;
+
 /// The flags of a message in the table of GSIs: nobody looks at who sent it.
 pub const MESSAGE_FLAGS: u32 = 0;
 
@@ -127,6 +130,10 @@ pub fn create_vm(kvm: &Kvm, _: PaBits) -> Result<VmFd, kvm_ioctls::Error> {
 /// KVM does not name a limit here; it is the processor's physical address width, as far as KVM maps it.
 pub fn ipa_limit(kvm: &Kvm) -> (u8, bool) {
     let has = processor::guest_bits();
+    // No table of KVM's holds less, and to ask takes a while.
+    if has <= FOUR_LEVELS {
+        return (has, true);
+    }
     let maps =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).ok().and_then(|cpuid| cpuid::guest_bits(&cpuid));
     (maps.map_or(has, |maps| maps.min(has)), true)
