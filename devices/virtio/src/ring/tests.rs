@@ -6,6 +6,7 @@ use ambit_bus::bench::{BenchHost, RAM_BASE};
 use ambit_resources::{AddressRange, PaBits};
 
 use super::*;
+use crate::driver::hand::Hand;
 use crate::driver::{
     ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, NEXT, TABLE, VERSION_1, Vq, WRITE, idles, unique,
     until,
@@ -265,6 +266,19 @@ fn empty_buffers_are_passed_over() {
     });
 }
 
+//
+#[test]
+fn a_chain_has_no_buffer_without_a_byte() {
+    let mut hand = Hand::new(VERSION_1);
+    let at = hand.machine.alloc(4, 1);
+    let head = hand.driver.offer(&[(0, 0, 0), (at, 4, WRITE), (u64::MAX, 0, WRITE)]);
+
+    let taken = hand.serve_by(|ring, memory| ring.next(memory)).unwrap();
+
+    let buffer = Buffer { address: GuestAddress(at), len: 4 };
+    assert_eq!(taken, Some((head, Ok(Chain { head, readable: Vec::new(), writable: vec![buffer] }))));
+}
+
 //
 #[test]
 fn buffers_outside_ram_are_refused() {
@@ -318,13 +332,16 @@ fn a_buffer_may_lie_in_two_regions_that_touch_but_not_across_a_hole() {
         AddressRange::fixed(RAM_BASE + mib, mib),
         AddressRange::fixed(RAM_BASE + 3 * mib, mib),
     ];
-    let mut machine = Machine::with_host(BenchHost::with_ram(&ram, PaBits::MAX), Echo::new("regions"));
+    let gate = Arc::new(Gate::default());
+    let echo = Echo::behind("regions", Arc::clone(&gate));
+    let mut machine = Machine::with_host(BenchHost::with_ram(&ram, PaBits::MAX), echo);
     let mut queue = begin(&mut machine, 0, 16);
 
     assert_eq!(machine.ask(&mut queue, &[(RAM_BASE + mib - 3, 8, WRITE)]), 8);
     assert_eq!(machine.bytes(RAM_BASE + mib - 3, 8), [ECHO; 8]);
     assert_eq!(machine.ask(&mut queue, &[(RAM_BASE + 2 * mib - 3, 8, WRITE)]), 0);
     assert_eq!(machine.ask(&mut queue, &[(RAM_BASE + 2 * mib - 3, mib as u32 + 8, WRITE)]), 0);
+    assert_eq!(gate.reached.load(Ordering::SeqCst), 1, "the device sees none that is not all RAM");
 }
 
 #[test]
@@ -517,6 +534,46 @@ fn a_guest_that_changes_descriptors_while_they_are_read_harms_only_itself() {
 
     bench.queue = begin(&mut bench.machine, 0, 16);
     bench.works();
+}
+
+//
+#[test]
+fn a_buffer_is_checked_as_it_is_used_however_fast_its_descriptor_changes() {
+    let mut hand = Hand::new(VERSION_1);
+    let inside = hand.machine.alloc(64, 16);
+    hand.driver.offer(&[(inside, 64, 0)]);
+    let (memory, desc) = (hand.machine.memory.clone(), GuestAddress(hand.driver.desc));
+    let racing = AtomicBool::new(true);
+    let (mut taken, mut refused, mut outside) = (0, 0, 0);
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while racing.load(Ordering::Relaxed) {
+                for address in [u64::MAX - 3, inside] {
+                    memory.store(address, desc, Ordering::Relaxed).unwrap();
+                }
+            }
+        });
+        let start = Instant::now();
+        // Until the guest was fast enough to be seen both ways, if this machine runs both sides at once.
+        while (taken < 50_000 || refused < 50_000) && start.elapsed().as_secs() < 20 {
+            let again = |ring: &mut Ring, memory: &GuestMemory| {
+                let taken = ring.next(memory);
+                ring.put_back(1);
+                taken
+            };
+            match hand.serve_by(again).unwrap().unwrap().1 {
+                Ok(chain) => {
+                    taken += 1;
+                    outside += chain.readable.iter().filter(|buffer| !buffer.is_ram(&memory)).count();
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        racing.store(false, Ordering::Relaxed);
+    });
+
+    assert_eq!(outside, 0, "of {taken} chains");
 }
 
 //
