@@ -219,6 +219,7 @@ mod tests {
     const AVAIL: u64 = 2 * GIB;
     const USED: u64 = 3 * GIB;
 
+    //
     #[test]
     fn a_table_may_end_at_the_last_byte_and_not_one_entry_later() {
         assert_eq!(check(0xf_ffff_f000, AVAIL, USED), Ok(()));
@@ -293,6 +294,20 @@ mod tests {
             [1, 128, 256, 1024].map(areas),
             [at(16, 4096), at(2048, 4096), at(4096, 8192), at(16384, 20480)]
         );
+    }
+
+    //
+    #[test]
+    fn sizes_are_powers_of_two_up_to_the_maximum_of_a_legacy_queue_too() {
+        let memory = ambit_memory::map(&[AddressRange::fixed(GIB, 1 << 30)]).unwrap();
+        let size = |size| {
+            let setup = QueueSetup { size, ..QueueSetup::at_reset(256) };
+            let block = Block { pfn: 0x4_0000, page: 4096, align: 4096 };
+            setup.check_block(block, &memory, PaBits::MAX).is_ok()
+        };
+
+        assert_eq!([1, 2, 128, 256].map(size), [true; 4]);
+        assert_eq!([0, 3, 257, 512, 0x8000, 0xffff, 0x1_0000, 0x1_0100, u32::MAX].map(size), [false; 9]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::config::Config;
 use crate::device::{Start, StartError};
-use crate::driver::{ECHO, EVENT_IDX, Echo, Gate, INDIRECT, Machine, VERSION_1, Vq, WRITE, unique};
+use crate::driver::{ECHO, EVENT_IDX, Echo, Gate, INDIRECT, Machine, VERSION_1, Vq, WRITE, idles, unique};
 use crate::ring::Ring;
 
 const NEEDS_RESET: u32 = 64;
@@ -147,6 +147,7 @@ fn status_bits_above_the_first_eight_are_nothing() {
     }
 }
 
+//
 #[test]
 fn features_are_taken_after_driver_and_before_features_ok_only() {
     let machine = idle();
@@ -473,11 +474,18 @@ fn notifications_of_queues_that_are_not_there_are_nothing() {
     assert!(machine.negotiate(VERSION_1));
     let mut queue = machine.queue(0, 16);
     machine.go();
+    echoes(&mut machine, &mut queue);
+    idles("notify-all");
+    // It waits for a kick, and none of these is one.
+    let at = machine.put(&[0; 4]);
+    queue.offer(&[(at, 4, WRITE)]);
     for index in (2..=0x1_0001).chain([0x8000_0000, u32::MAX]) {
         machine.write(0x50, index);
     }
-    assert_eq!(machine.pin().pulses(), 0);
-    echoes(&mut machine, &mut queue);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!((machine.pin().pulses(), queue.poll()), (1, None));
+    machine.kick(&queue);
+    assert_eq!(queue.wait().1, 4);
 }
 
 //

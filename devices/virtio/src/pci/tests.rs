@@ -247,6 +247,9 @@ fn what_comes_through_the_registers_of_the_other_kind_of_driver_is_ignored_but_a
 fn a_queue_that_is_not_there_reads_as_nothing_and_takes_nothing() {
     let machine = echo(Face::Pci);
     assert!(machine.negotiate(VERSION_1));
+    // The last that there is has a vector of its own.
+    machine.select(1);
+    machine.put_at(machine.spots.common.plus(26), &[2, 0]);
     for queue in [2, 3, 0x7fff, 0xffff] {
         machine.select(queue);
         machine.place(16, [0x4000_0000, 0x4000_1000, 0x4000_2000]);
@@ -258,11 +261,13 @@ fn a_queue_that_is_not_there_reads_as_nothing_and_takes_nothing() {
         nothing[2..4].fill(0xff);
         assert_eq!(fields, nothing);
     }
+    machine.select(1);
+    assert_eq!(half(&machine, machine.spots.common.plus(26)), 2);
     assert_eq!(machine.status(), 11);
     assert_eq!(half(&machine, machine.spots.common.plus(18)), 2);
 }
 
-// C-132
+// C-132, R-02, R-06
 #[test]
 fn a_size_that_is_none_reads_back_as_it_was() {
     let machine = echo(Face::Pci);
@@ -512,6 +517,8 @@ fn the_configuration_space_reaches_bars_inside_them_aligned_and_nowhere_else() {
             (bar, 21, 2),
             (bar, 20, 0),
             (bar, 20, 3),
+            (bar, 21, 3),
+            (bar, 0, 0),
             (bar, 20, 8),
             (bar, 20, u32::MAX),
         ] {

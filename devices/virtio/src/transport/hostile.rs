@@ -8,7 +8,9 @@ use crate::driver::idles;
 //
 #[test]
 fn ten_thousand_drivers_that_stop_anywhere_leave_nothing_behind() {
+    let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     each(|face| {
+        let before = files();
         let mut machine = echo(face);
         let power_on = machine.dump();
         let held = machine.host.held();
@@ -37,6 +39,8 @@ fn ten_thousand_drivers_that_stop_anywhere_leave_nothing_behind() {
         machine.set_status(0);
 
         assert_eq!((machine.host.held(), machine.dump() == power_on), (held, true));
+        // Other tests open some, too, but not one for each driver.
+        assert!(files() < before + 1000, "{before} open files and then {}", files());
         machine.forget(free);
         works(&mut machine);
     });

@@ -10,7 +10,7 @@ use ambit_resources::{AddressRange, PaBits};
 use crate::config::Config;
 use crate::device::{Start, StartError, VirtioDevice};
 use crate::driver::{
-    ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, Spot, VERSION_1, Vq, WRITE, unique, until,
+    ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, Spot, VERSION_1, Vq, WRITE, idles, unique, until,
 };
 use crate::ring::Ring;
 
@@ -374,10 +374,12 @@ fn a_live_queue_keeps_its_size_and_places_whatever_is_written() {
         let mut machine = echo(face);
         let mut queue = live(&mut machine, 0);
         machine.select(0);
+        let before = machine.dump();
         machine.place(8, [RAM_BASE + 0x10_0000, RAM_BASE + 0x11_0000, RAM_BASE + 0x12_0000]);
         machine.enable();
 
         assert!(machine.is_ready());
+        assert_eq!(machine.dump(), before);
         for _ in 0..40 {
             echoes(&mut machine, &mut queue);
         }
@@ -446,12 +448,21 @@ fn reset_waits_for_requests_in_flight_and_nothing_is_written_after_it() {
 #[test]
 fn notifications_of_queues_that_are_not_there_are_nothing() {
     each(|face| {
-        let mut machine = echo(face);
+        let id = unique("bells");
+        let mut machine = Machine::with_face(face, Echo::new(&id));
         let mut queue = live(&mut machine, 0);
+        echoes(&mut machine, &mut queue);
+        idles(&id);
+        // It waits for a kick, and none of these is one.
+        let at = machine.put(&[0; 4]);
+        queue.offer(&[(at, 4, WRITE)]);
         let past = if face == Face::Pci { 2..=1023 } else { 2..=0xffff };
         past.for_each(|index| machine.notify(index));
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(queue.poll(), None);
 
-        echoes(&mut machine, &mut queue);
+        machine.kick(&queue);
+        assert_eq!(queue.wait().1, 4);
     });
 }
 
@@ -505,8 +516,12 @@ fn a_change_of_the_configuration_is_told_and_has_another_generation_if_it_was_re
             config.announce(|bytes| bytes[..4].fill(value));
 
             assert_eq!(machine.acknowledge() & 2, 2);
-            assert_eq!(generation(&machine) != before.1, !face.is_legacy());
-            assert_eq!(machine.get::<4>(machine.spots.config), [value; 4]);
+            let after = generation(&machine);
+            assert_eq!(after != before.1, !face.is_legacy());
+            // Nobody has read what changes now.
+            config.announce(|bytes| bytes[..4].fill(value + 100));
+            assert_eq!((machine.acknowledge() & 2, generation(&machine)), (2, after));
+            assert_eq!(machine.get::<4>(machine.spots.config), [value + 100; 4]);
         }
         echoes(&mut machine, &mut queue);
     });
@@ -556,7 +571,7 @@ fn the_largest_queue_there_can_be_works_past_the_wrap_of_its_indices() {
     });
 }
 
-// C-082, C-134
+// C-082, C-134, R-01
 #[test]
 fn a_ready_queue_keeps_its_size_and_places_before_driver_ok_too() {
     each(|face| {
