@@ -101,6 +101,7 @@ fn a_disk_that_keeps_its_blocks_never_lets_one_go() {
     }
 }
 
+//
 #[test]
 fn a_discard_lets_go_of_its_ranges_and_touches_no_others() {
     everywhere(|setup| {

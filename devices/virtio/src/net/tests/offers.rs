@@ -41,7 +41,7 @@ fn a_card_has_two_queues_for_each_pair_and_one_for_control() {
     assert_eq!(sizes(3, 16), [16, 16, 16, 16, 16, 16, 64]);
 }
 
-// C-210
+// C-210, R-16
 #[test]
 fn a_card_is_refused_with_what_it_can_be_made_with() {
     let options = Options::new(Mac([2; 6]));
