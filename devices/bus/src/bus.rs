@@ -165,6 +165,7 @@ mod tests {
         assert_eq!(bus().write(0x1010, &[0]), None);
     }
 
+    //
     #[test]
     fn an_access_that_straddles_two_windows_reaches_neither() {
         assert_eq!(read::<4>(&bus(), 0x1006), [0xff; 4]);

@@ -136,6 +136,7 @@ mod tests {
         assert_eq!(asked(0xc020), Err(Undecoded::Unaligned));
     }
 
+    //
     #[test]
     fn what_has_a_place_in_the_plan_always_wins() {
         assert_eq!(memory(0x1080_0000), Err(Undecoded::Fixed(RAM)));
