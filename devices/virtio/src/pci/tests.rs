@@ -339,7 +339,7 @@ fn without_msix_a_used_buffer_raises_inta_until_the_status_is_read() {
     }
 }
 
-// C-144, C-145, C-146, C-149
+// C-144, C-145, C-146, C-149, R-71
 #[test]
 fn with_msix_each_event_sends_the_message_that_it_is_mapped_to_and_no_other() {
     for face in PCI {

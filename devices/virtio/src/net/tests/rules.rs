@@ -192,6 +192,30 @@ fn a_command_that_makes_no_sense_is_an_error_and_changes_nothing() {
     }
 }
 
+// C-033, R-37
+#[test]
+fn a_command_may_be_split_at_any_two_bytes() {
+    for face in Face::ALL {
+        let mut rig = rig(face, CTRL_MAC);
+        for first in 0..=8 {
+            for second in first..=8 {
+                let address = [2, 5, 5, 5, first, second];
+                let at = rig.machine.put(&[&[1, 1], &address[..]].concat());
+                let answer = rig.machine.put(&[0x77]);
+                let (one, two) = (u64::from(first), u64::from(second));
+                let parts = [(0, one), (one, two), (two, 8)];
+                let parts = parts.map(|(from, to)| (at + from, (to - from) as u32, 0));
+                let chain = [parts.as_slice(), &[(answer, 1, WRITE)]].concat();
+
+                assert_eq!(rig.machine.ask(&mut rig.control, &chain), 1);
+
+                let done = (rig.machine.bytes(answer, 1), rig.config(0));
+                assert_eq!(done, (vec![OK], address), "{face:?}, at {first} and {second}");
+            }
+        }
+    }
+}
+
 // C-225
 #[test]
 fn an_address_is_set_before_its_command_is_used_and_forgotten_by_a_reset() {
