@@ -195,8 +195,8 @@ pub struct Size {
 }
 
 impl Size {
-    /// Asks the file for its length again and tells the driver of it, or the next one when it runs. In sectors. A file that becomes another
-    /// length by itself stays as large as it was for the guest.
+    /// Asks the file for its length again and tells the driver of it, or the next one when it runs. In sectors. A file
+    /// that becomes another length by itself stays as large as it was for the guest.
     ///
     /// # Errors
     /// If the file does not say its length.
