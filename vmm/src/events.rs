@@ -79,14 +79,13 @@ struct Wakes {
 
 impl Wakes {
     fn look(&self) {
-        match signals::take() {
-            Some(libc::SIGCONT) => {
-                if let Err(error) = terminal::set_raw() {
-                    tracing::warn!("the terminal could not be made raw again: {error}");
-                }
-            }
-            Some(signal) => self.endings.tell(Ending::Signal(signal)),
-            None => {}
+        if signals::continued()
+            && let Err(error) = terminal::set_raw()
+        {
+            tracing::warn!("the terminal could not be made raw again: {error}");
+        }
+        if let Some(signal) = signals::take() {
+            self.endings.tell(Ending::Signal(signal));
         }
     }
 }
