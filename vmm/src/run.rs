@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{io, thread};
 
@@ -78,16 +80,21 @@ pub fn run(
     let running = machine.start(&endings, timings)?;
     let controller = Controller::new(running.devices(), plan, settings.clone(), seen);
     let act = |action| controller.act(action);
+    let mut down = None;
     // Ends when nobody is at an action any more: nothing comes into a machine that is taken down.
     let ended = thread::scope(|scope| {
         let serving = control.map(|socket| api::serve(scope, socket, api::Limits::default(), &act));
         let serving = serving.transpose().map_err(MachineError::Thread)?;
         let ended = events::serve(keyboard, signals, &endings).map_err(Failure::Events).and_then(ended);
         drop(serving);
-        leave_in_time(&ended);
+        down = Some(leave_in_time(&ended));
         ended
     });
     drop(running);
+    // A guest that ended by itself has what it printed read to the end, however slowly, and its RAM given back.
+    if let Some(down) = down.filter(|_| !matches!(ended, Ok(Ended::Signal(_)))) {
+        down.store(true, Ordering::SeqCst);
+    }
     let lost = output.flush(PATIENCE);
     drop(raw);
     if lost > 0 {
@@ -158,52 +165,79 @@ fn ended(ending: Ending) -> Result<Ended, Failure> {
 
 /// A disk on a dead network file system can hold its thread in the kernel for ever, and a host that is very busy takes
 /// its time to take a machine down. The program ends all the same: with its code, what it has to say, and the terminal
-/// restored.
-fn leave_in_time(ended: &Result<Ended, Failure>) {
+/// restored. Unless what this gives back was set by then.
+fn leave_in_time(ended: &Result<Ended, Failure>) -> Arc<AtomicBool> {
     let (code, said) = match ended {
         Ok(ended) => (u8::from(*ended), String::new()),
         Err(failure) => (failure.exit() as u8, failure.text()),
     };
     let limit = GRACE + PATIENCE;
+    let down = Arc::<AtomicBool>::default();
+    let is_down = Arc::clone(&down);
     let guard = move || {
         thread::sleep(limit);
+        if is_down.load(Ordering::SeqCst) {
+            return;
+        }
         terminal::restore();
         let late = format!(
-            "ambit: the machine was not down after {} s, which is left to the kernel",
+            "ambit: the end took over {} s, and what is left of it is left to the kernel",
             limit.as_secs()
         );
-        // If nobody can be told, the exit code still says it.
-        let _untold = io::stderr().write_all(format!("{said}{late}\n").as_bytes());
+        let (told, hear) = mpsc::channel();
+        let tell = move || {
+            // If nobody can be told, the exit code still says it.
+            let _untold = io::stderr().write_all(format!("{said}{late}\n").as_bytes());
+            let _gone = told.send(());
+        };
+        // Whoever should read it may have stopped, and whoever else writes waits for that.
+        if thread::Builder::new().spawn(tell).is_ok() {
+            let _unread = hear.recv_timeout(GRACE / 6);
+        }
         std::process::exit(i32::from(code));
     };
     // Without the thread there is only no limit.
     let _unlimited = thread::Builder::new().name("leave".into()).spawn(guard);
+    down
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
+    const CHILD: &str = "AMBIT_TEST_HANGS";
+
+    fn is_child() -> bool {
+        std::env::var_os(CHILD).is_some()
+    }
+
+    /// The test as a program of its own.
+    fn child(test: &str) -> Command {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args([&format!("run::tests::{test}"), "--exact", "--nocapture"]).env(CHILD, "1");
+        child
+    }
+
+    fn hang() -> ! {
+        loop {
+            thread::park();
+        }
+    }
+
     /// What became of this test's own program, which leaves as `ended` says and then hangs.
     fn left(test: &str, ended: Result<Ended, Failure>) -> (Option<i32>, String) {
-        const CHILD: &str = "AMBIT_TEST_HANGS";
-        if std::env::var_os(CHILD).is_some() {
-            leave_in_time(&ended);
-            loop {
-                thread::park();
-            }
+        if is_child() {
+            let _not_down = leave_in_time(&ended);
+            hang();
         }
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        let test = format!("run::tests::{test}");
-
-        let ended = child.args([&test, "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let ended = child(test).output().unwrap();
 
         (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
     }
 
-    const LATE: &str = "ambit: the machine was not down after 4 s, which is left to the kernel\n";
+    const LATE: &str = "ambit: the end took over 4 s, and what is left of it is left to the kernel\n";
 
     // F-08
     #[test]
@@ -224,5 +258,36 @@ mod tests {
 
         let said = "ambit: error: there is no entropy for the guest: entity not found\n";
         assert_eq!(left, (Some(4), format!("{said}{LATE}")));
+    }
+
+    #[test]
+    fn whoever_does_not_read_what_is_said_holds_up_no_end() {
+        if is_child() {
+            // More than a pipe holds, while nobody else can write.
+            thread::spawn(|| io::stderr().write_all(&[b'x'; 1 << 20]));
+            let _not_down = leave_in_time(&Ok(Ended::Signal(15)));
+            hang();
+        }
+        let mut child = child("whoever_does_not_read_what_is_said_holds_up_no_end")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let unread = child.stderr.take();
+
+        // Closed only behind it.
+        assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+        drop(unread);
+    }
+
+    #[test]
+    fn what_is_down_in_time_is_not_said_to_be_late() {
+        if is_child() {
+            leave_in_time(&Ok(Ended::Signal(15))).store(true, Ordering::SeqCst);
+            thread::sleep(GRACE + PATIENCE + PATIENCE);
+            std::process::exit(7);
+        }
+        let ended = child("what_is_down_in_time_is_not_said_to_be_late").output().unwrap();
+
+        assert_eq!((ended.status.code(), ended.stderr), (Some(7), Vec::new()));
     }
 }
