@@ -203,8 +203,8 @@ struct Pages {
     /// Of one request, as the guest wrote them.
     bytes: Box<[u8]>,
     numbers: Vec<u32>,
-    /// By queue: how many pieces of its next request went back to the host in turns before this one.
-    done: [usize; QUEUE_SIZES.len()],
+    /// By queue: how many pieces of the request of this head went back to the host in turns before this one.
+    done: [(u16, usize); QUEUE_SIZES.len()],
 }
 
 /// What is left of a turn.
@@ -217,7 +217,7 @@ impl Serve for Pages {
     fn begin(&mut self, run: &Run) -> io::Result<()> {
         self.features = run.features;
         // What had begun begins anew, and pages that are put away can be given again.
-        self.done = [0; QUEUE_SIZES.len()];
+        self.done = Default::default();
         Ok(())
     }
 
@@ -225,12 +225,17 @@ impl Serve for Pages {
         let index = ring.index;
         let mut left = Left { calls: CALLS, bytes: BYTES };
         let more = ring.serve_in_parts(memory, |chain| {
+            let before = self.done.get(usize::from(index)).filter(|(head, _)| *head == chain.head);
+            let mut done = before.map_or(0, |(_, pieces)| *pieces);
             let all = match index {
-                INFLATE => self.inflate(chain, memory, &mut left),
+                INFLATE => self.inflate(chain, memory, &mut done, &mut left),
                 // A page that is taken out again is there when it is touched.
                 DEFLATE => true,
-                _ => self.report(index, chain, memory, &mut left),
+                _ => self.report(chain, memory, &mut done, &mut left),
             };
+            if let Some(queue) = self.done.get_mut(usize::from(index)) {
+                *queue = if all { (0, 0) } else { (chain.head, done) };
+            }
             all.then_some(0)
         })?;
         Ok(Next::again_if(more))
@@ -240,13 +245,12 @@ impl Serve for Pages {
 impl Pages {
     fn new(config: Arc<Config>) -> Self {
         let bytes = vec![0; MOST.saturating_mul(4)].into();
-        let done = [0; QUEUE_SIZES.len()];
-        Self { config, features: 0, bytes, numbers: Vec::with_capacity(MOST), done }
+        Self { config, features: 0, bytes, numbers: Vec::with_capacity(MOST), done: Default::default() }
     }
 
     /// The request is a list of page numbers. What of them is not RAM is left out. False if the turn is over before
     /// all are given.
-    fn inflate(&mut self, chain: &Chain, memory: &GuestMemory, left: &mut Left) -> bool {
+    fn inflate(&mut self, chain: &Chain, memory: &GuestMemory, done: &mut usize, left: &mut Left) -> bool {
         if !chain.writable.is_empty() {
             tracing::debug!("pages were put away in a buffer for writing");
             return true;
@@ -255,20 +259,18 @@ impl Pages {
         let words = self.bytes.get(..count).unwrap_or_default().chunks_exact(4);
         self.numbers.clear();
         self.numbers.extend(words.filter_map(|word| Some(u32::from_le_bytes(word.try_into().ok()?))));
-        let [done, ..] = &mut self.done;
         give_all(memory, runs(&mut self.numbers), done, left)
     }
 
     /// The buffers themselves are free, until the request is used. False as with [`Pages::inflate`].
-    fn report(&mut self, queue: u16, chain: &Chain, memory: &GuestMemory, left: &mut Left) -> bool {
+    fn report(&self, chain: &Chain, memory: &GuestMemory, done: &mut usize, left: &mut Left) -> bool {
         // A guest that expects its own pattern in free pages must find it there (5.5.6.7.2).
         let filled = self.features & F_PAGE_POISON != 0 && word(&self.config.bytes(), POISON) != 0;
         if self.features & F_REPORTING == 0 || filled || !chain.readable.is_empty() {
             return true;
         }
         let runs = chain.writable.iter().map(|buffer| (buffer.address.raw_value(), u64::from(buffer.len)));
-        let done = self.done.get_mut(usize::from(queue));
-        done.is_none_or(|done| give_all(memory, runs, done, left))
+        give_all(memory, runs, done, left)
     }
 }
 
@@ -298,7 +300,6 @@ fn give_all(
         left.calls = left.calls.saturating_sub(1);
         left.bytes = left.bytes.saturating_sub(len);
     }
-    *done = 0;
     true
 }
 

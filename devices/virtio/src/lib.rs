@@ -1,6 +1,6 @@
-//! Virtio devices (virtio 1.2), behind virtio-mmio.
+//! Virtio devices (virtio 1.2), over virtio-mmio and PCI, of legacy drivers and modern ones.
 //!
-//! `transport` is the one state machine, `mmio` a register map over it. A device type implements
+//! `transport` is the one state machine, `mmio` and `pci` are register maps over it. A device type implements
 //! [`device::VirtioDevice`], and its backend `worker::Serve`, which serves rings on a thread of its own.
 //! The guest writes every register and every byte of every ring: what it can reach neither panics, nor
 //! allocates by its numbers, nor works without bound.

@@ -111,8 +111,8 @@ impl Transport {
     }
 
     /// Zero resets. Otherwise exactly the next bit may be added to those that are set, or FAILED at any
-    /// time; anything else changes nothing. Legacy drivers of SeaBIOS and iPXE say at once that they have seen the
-    /// device and can drive it.
+    /// time; anything else changes nothing. A legacy driver may say at once that it has seen the device and can drive
+    /// it, as some of firmware do.
     pub fn set_status(&mut self, value: u32, from: Interface) {
         if value == 0 {
             return self.reset();

@@ -214,7 +214,11 @@ struct Work<'a, S> {
 
 impl<S: Serve> Rounds for Work<'_, S> {
     fn wait(&mut self, due: &mut [Due]) -> bool {
-        self.waiter.wait(self.backend, &self.rings, due)
+        self.waiter.wait(self.backend, &self.rings, due).unwrap_or_else(|error| {
+            tracing::error!("a device's thread cannot wait any more: {error}");
+            self.run.interrupt.ask_for_reset();
+            false
+        })
     }
 
     fn serve(&mut self, place: usize) -> Due {
@@ -267,7 +271,7 @@ impl Waiter {
     }
 
     /// Waits until something is due, or only looks if something is anyway. False when it is time to stop.
-    fn wait<S: Serve>(&mut self, backend: &mut S, rings: &[Ring], due: &mut [Due]) -> bool {
+    fn wait<S: Serve>(&mut self, backend: &mut S, rings: &[Ring], due: &mut [Due]) -> io::Result<bool> {
         for number in 0..self.watched.len() {
             // Nobody would ever read what wakes a broken ring.
             let source = backend.source(number).filter(|(_, queue)| {
@@ -280,10 +284,7 @@ impl Waiter {
         let count = match self.epoll.wait(rounds::timeout(due), &mut events) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => {
-                tracing::error!("a device's thread cannot wait any more: {error}");
-                return false;
-            }
+            Err(error) => return Err(error),
         };
         let mut wake = |place: Option<usize>, kicked: bool| {
             if let Some(due) = place.and_then(|place| due.get_mut(place)) {
@@ -293,7 +294,7 @@ impl Waiter {
         for event in events.iter().take(count) {
             let (what, flags) = (event.data(), event.event_set());
             if what == STOP {
-                return false;
+                return Ok(false);
             }
             let Some(number) = what.checked_sub(SOURCE).and_then(|number| usize::try_from(number).ok())
             else {
@@ -309,7 +310,7 @@ impl Waiter {
             }
             wake(rings.iter().position(|ring| Some(ring.index) == served), false);
         }
-        true
+        Ok(true)
     }
 
     /// Waits for `source` from now on, or for none.

@@ -41,7 +41,7 @@ pub struct Lane {
     waiting: VecDeque<Job>,
     legacy: bool,
     /// The driver took FLUSH. One that did not has no way to make stable what it wrote (5.2.6.2).
-    flushes: bool,
+    can_flush: bool,
     broken: bool,
 }
 
@@ -64,7 +64,7 @@ impl Lane {
             flushing: false,
             waiting: VecDeque::new(),
             legacy: false,
-            flushes: false,
+            can_flush: false,
             broken: false,
         })
     }
@@ -75,7 +75,7 @@ impl Serve for Lane {
 
     fn begin(&mut self, run: &Run) -> io::Result<()> {
         self.legacy = run.features & 1 << VIRTIO_F_VERSION_1 == 0;
-        self.flushes = run.features & FLUSH != 0;
+        self.can_flush = run.features & FLUSH != 0;
         self.broken = false;
         self.taken.fill(false);
         self.used.clear();
@@ -175,8 +175,8 @@ impl Lane {
                 self.used.push((head, 0));
                 continue;
             };
-            let bytes = request.bytes();
-            let stable = !self.flushes || !self.disk.writeback();
+            let (bytes, work) = (request.bytes(), request.work());
+            let stable = !self.can_flush || !self.disk.writeback();
             let job = Job::new(request, stable, &self.disk, memory);
             // One that ends makes room, and wakes the lane.
             let full = job.copied && self.copies >= MOST_COPIES;
@@ -186,7 +186,7 @@ impl Lane {
                 ring.put_back(1);
                 return Ok(wait);
             }
-            turn.took(bytes);
+            turn.took(work);
             self.copies = self.copies.saturating_add(usize::from(job.copied));
             self.drive(job, memory);
         }
@@ -223,6 +223,8 @@ impl Lane {
         while let Some(step) = job.step() {
             if let Some(after) = job.flush_after() {
                 let turn = match &self.uring {
+                    // There is nothing left to try: all of them fail.
+                    _ if self.disk.is_lost() => Flush::Done,
                     None => self.disk.flushes.wait(after),
                     Some(uring) => self.disk.flushes.ask(after, uring.bell()),
                 };
@@ -265,7 +267,7 @@ impl Lane {
     /// Brings a job that waits for its flush to its end, on this thread.
     fn flush(&mut self, mut job: Job, memory: &GuestMemory) {
         while let (Some(step), Some(after)) = (job.step(), job.flush_after()) {
-            let result = if self.disk.flushes.wait(after) == Flush::Done {
+            let result = if self.disk.is_lost() || self.disk.flushes.wait(after) == Flush::Done {
                 Ok(0)
             } else {
                 self.flushing = true;

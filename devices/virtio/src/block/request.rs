@@ -78,6 +78,14 @@ impl Request {
             Ok(Ask::Flush | Ask::GetId(_) | Ask::Discard(_)) | Err(_) => 0,
         }
     }
+
+    /// What counts against a turn: discards, too, which a file may take its time for.
+    pub fn work(&self) -> u64 {
+        match &self.ask {
+            Ok(Ask::Discard(ranges)) => ranges.iter().map(|range| range.len).fold(0, u64::saturating_add),
+            _ => self.bytes(),
+        }
+    }
 }
 
 impl Ask {

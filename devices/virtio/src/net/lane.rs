@@ -144,9 +144,7 @@ impl Serve for Lane {
 
     fn end(&mut self, rings: &mut [Ring], _: &GuestMemory) {
         let receives = |ring: &&mut Ring| self.card.role(ring.index, self.features) == Role::Receive;
-        if let Some(ring) = rings.iter_mut().find(receives) {
-            self.receiver.end(ring);
-        }
+        self.receiver.end(rings.iter_mut().find(receives));
         self.transmitter.end();
     }
 }

@@ -62,6 +62,13 @@ struct Posted {
     parts: usize,
 }
 
+impl Posted {
+    /// Without what it says of itself, which may be long.
+    fn useless(head: u16) -> Self {
+        Self { chain: Chain { head, ..Chain::default() }, room: 0, parts: 0 }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Frame {
     header: Header,
@@ -116,9 +123,12 @@ impl Receiver {
     }
 
     /// Buffers that no frame has filled are available again to whoever serves the ring next.
-    pub fn end(&mut self, ring: &mut Ring) {
-        ring.put_back(u16::try_from(self.posted.len()).unwrap_or(u16::MAX));
+    pub fn end(&mut self, ring: Option<&mut Ring>) {
+        if let Some(ring) = ring {
+            ring.put_back(u16::try_from(self.posted.len()).unwrap_or(u16::MAX));
+        }
         self.forget();
+        self.spare.clear();
         self.scatter.end();
     }
 
@@ -152,11 +162,12 @@ impl Receiver {
         card: &Card,
     ) -> Result<Next, Broken> {
         self.listening = false;
-        let next = self.fill(ring, memory, carrier, card)?;
+        // What was done before a ring broke goes back all the same.
+        let next = self.fill(ring, memory, carrier, card);
         ring.finish_all(memory, &self.used)?;
         self.used.clear();
         ring.tell(memory)?;
-        Ok(next)
+        next
     }
 
     fn fill(
@@ -236,18 +247,19 @@ impl Receiver {
             };
             let parts =
                 walked.ok().filter(|()| self.fits(&chain)).and_then(|()| self.scatter.push(&chain.writable));
-            if parts.is_none() {
+            let Some(parts) = parts else {
                 tracing::debug!("receive buffer {head} is of no use");
                 turn.took(0);
-                if self.posted.is_empty() {
-                    self.used.push((head, 0));
-                    self.spare.push(chain);
-                    continue;
+                self.spare.push(chain);
+                match self.posted.is_empty() {
+                    true => self.used.push((head, 0)),
+                    false => self.posted.push_back(Posted::useless(head)),
                 }
-            }
-            let room = parts.map_or(0, |_| total(&chain.writable));
+                continue;
+            };
+            let room = total(&chain.writable);
             self.room = self.room.saturating_add(room);
-            self.posted.push_back(Posted { chain, room, parts: parts.unwrap_or(0) });
+            self.posted.push_back(Posted { chain, room, parts });
         }
         Ok(self.posted.len() >= full)
     }

@@ -196,7 +196,7 @@ fn every_receive_buffer_comes_back_once_though_the_queue_was_stopped_with_a_usel
         hand.serve_by(|ring, memory| {
             receiver.begin(VERSION_1 | MRG, None, memory);
             receiver.receive(ring, memory, &*card.carriers[0], &card).unwrap();
-            receiver.end(ring);
+            receiver.end(Some(ring));
         });
         std::iter::from_fn(|| hand.driver.poll()).collect::<Vec<_>>()
     };

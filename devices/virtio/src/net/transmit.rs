@@ -84,11 +84,12 @@ impl Transmitter {
         card: &Card,
     ) -> Result<Next, Broken> {
         ring.quiet(memory)?;
-        let next = self.drain(ring, memory, carrier, card)?;
+        // What was done before a ring broke goes back all the same.
+        let next = self.drain(ring, memory, carrier, card);
         ring.finish_all(memory, &self.used)?;
         self.used.clear();
         ring.tell(memory)?;
-        Ok(next)
+        next
     }
 
     fn drain(
@@ -112,7 +113,6 @@ impl Transmitter {
                 ring.quiet(memory)?;
                 continue;
             };
-            self.look.found(Instant::now);
             let sent = match walked {
                 Ok(()) => self.send(memory, carrier, card),
                 Err(malformed) => {
@@ -154,6 +154,8 @@ impl Transmitter {
         match self.write(memory, carrier, &header.bytes()) {
             Ok(_) => {
                 self.patience = PATIENCE;
+                // What is not sent, and so passes no limit, is not worth looking for.
+                self.look.found(Instant::now);
                 card.sent();
             }
             Err(error) if self.patience > 0 && is_short_of_room(&error) => {
