@@ -213,6 +213,25 @@ fn every_receive_buffer_comes_back_once_though_the_queue_was_stopped_with_a_usel
 }
 
 #[test]
+fn what_was_sent_before_a_ring_broke_goes_back() {
+    let (near, far) = UnixDatagram::pair().unwrap();
+    let wire = Wire { socket: near.into(), told: Arc::default() };
+    let card = Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap();
+    let mut hand = Hand::new(VERSION_1);
+    let mut transmitter = Transmitter::new();
+    hand.serve_by(|_, memory| transmitter.begin(VERSION_1, memory));
+    let at = hand.machine.put(&frame(200));
+    hand.driver.offer(&[(at, 200, 0)]);
+    hand.driver.publish(u16::MAX);
+
+    let broken = hand.serve_by(|ring, memory| transmitter.transmit(ring, memory, &*card.carriers[0], &card));
+
+    assert!(broken.is_err());
+    assert_eq!(far.recv(&mut [0; 300]).unwrap(), 200);
+    assert_eq!(hand.driver.used_index(), 1);
+}
+
+#[test]
 fn the_longest_frame_is_sent() {
     let mut bench = bench(0, 16);
 
