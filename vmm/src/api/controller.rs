@@ -98,6 +98,8 @@ impl<'b> Controller<'b> {
         let mut paper = lock(&self.paper);
         paper.plan.remove(id);
         paper.settings.iter_mut().for_each(|settings| settings.forget(id));
+        let mut first = true;
+        paper.settings.retain(|settings| std::mem::take(&mut first) || !settings.has_no_device());
         paper.disks.forget(id);
         Ok(placed.id)
     }

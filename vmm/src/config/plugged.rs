@@ -106,6 +106,12 @@ impl Settings<'_> {
         Self { rng, disks, nets, console, balloon, ..self.clone() }
     }
 
+    /// Whether all of its devices are forgotten.
+    pub fn has_no_device(&self) -> bool {
+        let single = self.rng.is_none() && self.console.is_none() && self.balloon.is_none();
+        single && self.disks.is_empty() && self.nets.is_empty()
+    }
+
     /// Without the device that is called `id`.
     pub fn forget(&mut self, id: &str) {
         self.rng.take_if(|rng| rng.id == id);
