@@ -36,7 +36,9 @@ impl MachineError {
         match self {
             Self::Memory(_) | Self::Thread(_) => true,
             Self::Kvm(error) => error.is_lack(),
-            Self::Device(_) | Self::Load { .. } => false,
+            // Nothing of the machine ran yet.
+            Self::Device(error) => matches!(error, BuildError::Host { .. }),
+            Self::Load { .. } => false,
         }
     }
 }
@@ -116,6 +118,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
+        // All of them before the first is waited for: there may be a thousand.
+        self.vcpus.iter().for_each(Vcpu::interrupt);
         for vcpu in self.vcpus.drain(..) {
             vcpu.stop();
         }

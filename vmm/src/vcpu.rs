@@ -60,11 +60,16 @@ impl Vcpu {
         Ok(Self { thread: thread::Builder::new().name(format!("vcpu{id}")).spawn(work)? })
     }
 
+    /// Has it leave the kernel, unless it is just about to enter it.
+    pub fn interrupt(&self) {
+        let _gone_already = self.thread.kill(SIGRTMIN());
+    }
+
     /// Ends it; `stopping` was set before. Its thread has ended when this returns.
     pub fn stop(self) {
         // The signal is lost if it comes just before KVM_RUN, so it is sent until it is heard.
         while !self.thread.is_finished() {
-            let _gone_already = self.thread.kill(SIGRTMIN());
+            self.interrupt();
             thread::sleep(Duration::from_millis(1));
         }
         // A panic has ended the program already.
