@@ -94,7 +94,7 @@ fn printed(text: &str, path: &Path) -> Result<Map, Failure> {
         let what = "is of a machine that did not fit, and has no addresses".into();
         return Err(DocumentError::Untrue { kind: Kind::Plan, path: path.into(), what }.into());
     };
-    let placed = plan.regions.into_iter().filter(|region| !Reservation::is_name(&region.name));
+    let placed = plan.regions.into_iter().filter(|region| !Reservation::is(region.kind, &region.name));
     let placed = placed.filter_map(|region| {
         let PrintedRegion { name, kind, base, size, room } = region;
         Some(MapRegion { name, kind, base: base?, size, room })

@@ -145,7 +145,7 @@ impl Map {
     /// The same without the options of the board.
     pub fn of(plan: &Plan) -> Self {
         // What is kept free is nothing's place, and other hosts keep other ranges.
-        let places = plan.regions.iter().filter(|region| !Reservation::is_name(&region.name));
+        let places = plan.regions.iter().filter(|region| !Reservation::is(region.kind, &region.name));
         let placed = places.filter_map(|region| Some((region, region.range?)));
         let regions = placed.map(|(region, range)| MapRegion {
             name: region.name.clone(),

@@ -5,6 +5,8 @@ use std::fmt;
 use ambit_resources::AddressRange;
 use serde::{Deserialize, Serialize};
 
+use crate::RegionKind;
+
 /// A range that nothing of the machine is ever in: no RAM, no room for more of it, no window and no BAR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
@@ -25,9 +27,9 @@ impl Reservation {
     /// What the names of all of them begin with; those that a board keeps itself have others.
     pub const NAMES: [&str; 3] = ["reserved.ht", "reserved.iommu", "reserved.user"];
 
-    /// Whether a region of this name is one, and so nothing's place.
-    pub fn is_name(name: &str) -> bool {
-        Self::NAMES.iter().any(|prefix| name.starts_with(prefix))
+    /// Whether a region is one, and so nothing's place. A device may have such a name, too.
+    pub fn is(kind: RegionKind, name: &str) -> bool {
+        kind == RegionKind::Reserved && Self::NAMES.iter().any(|prefix| name.starts_with(prefix))
     }
 }
 
