@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{io, thread};
 
-use ambit_device_manager::{Arch, BootImage, Plan};
+use ambit_device_manager::{Arch, BootImage, Plan, Severity};
 use rustix::rand::GetRandomFlags;
 
 use crate::api::{self, Controller, Socket};
@@ -123,6 +123,10 @@ fn on_paper<'a>(
         }
         (plan, _) => plan?,
     };
+    for lost in plan.diagnostics.iter().filter(|each| each.severity == Severity::Warning) {
+        let help: String = lost.remedies.iter().map(|remedy| format!("; help: {remedy}")).collect();
+        tracing::warn!("{}{help}", lost.message);
+    }
     board.remarks(&plan).iter().for_each(|remark| tracing::warn!("{}", remark.message));
     locked.map_or(Ok(()), |lock| lock.check(&plan, settings)).map_err(Box::new)?;
     timings.reached(Phase::Plan);
