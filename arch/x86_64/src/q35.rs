@@ -5,8 +5,8 @@
 
 use ambit_bus::Request;
 use ambit_device_manager::{
-    Arch, Board, BoardOption, BootError, BootImage, Fit, Fixture, HostFacts, Length, MachineConfig,
-    MemoryMap, OptionError, Payload, Plan, PlanError, RamPlace, Transport,
+    Arch, Board, BoardOption, BootError, BootImage, Diagnostic, Fit, Fixture, HostFacts, Length,
+    MachineConfig, MemoryMap, OptionError, Payload, Plan, PlanError, RamPlace, Transport,
 };
 use ambit_resources::{AddressRange, IrqPin, parse_size};
 
@@ -99,6 +99,10 @@ impl Board for Q35 {
 
     fn interrupt_id(&self, pin: IrqPin) -> u32 {
         Pc.interrupt_id(pin)
+    }
+
+    fn remarks(&self, plan: &Plan) -> Vec<Diagnostic> {
+        Pc.remarks(plan)
     }
 
     fn boot_image<'a>(&self, plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
