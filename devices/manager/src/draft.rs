@@ -332,10 +332,11 @@ impl Draft {
 
     fn part(&mut self, part: &Part, holes: &Holes, page: u64) -> Result<(), PlanError> {
         match &part.place {
-            Place::At(range) if part.kind == RegionKind::Pci && part.name == MMIO32 => {
-                return self.window(part, *range, holes, page);
-            }
             Place::At(range) => {
+                let cut = part.kind == RegionKind::Pci && part.name == MMIO32;
+                if let Some(hole) = holes.at(*range).filter(|_| cut) {
+                    return self.pieces(part, *range, hole, holes, page);
+                }
                 let range = self.claim(&part.name, *range)?;
                 self.region(&part.name, part.kind, range);
             }
@@ -351,19 +352,15 @@ impl Draft {
         Ok(())
     }
 
-    /// A window that BARs are anywhere in: what is kept free cuts it into pieces, of whole pages.
-    fn window(
+    /// A window that BARs are anywhere in, and `hole` in the way: what is kept free cuts it into pieces, of whole pages.
+    fn pieces(
         &mut self,
         part: &Part,
         range: AddressRange,
+        hole: &Reservation,
         holes: &Holes,
         page: u64,
     ) -> Result<(), PlanError> {
-        let Some(hole) = holes.at(range) else {
-            let range = self.claim(&part.name, range)?;
-            self.region(&part.name, part.kind, range);
-            return Ok(());
-        };
         let why = format!("of {range}, {hole}");
         let pieces = holes.fill(range, page, &mut range.size());
         if pieces.is_empty() {
