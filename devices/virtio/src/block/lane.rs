@@ -222,13 +222,7 @@ impl Lane {
     fn drive(&mut self, mut job: Job, memory: &GuestMemory) {
         while let Some(step) = job.step() {
             if let Some(after) = job.flush_after() {
-                let turn = match &self.uring {
-                    // There is nothing left to try: all of them fail.
-                    _ if self.disk.is_lost() => Flush::Done,
-                    None => self.disk.flushes.wait(after),
-                    Some(uring) => self.disk.flushes.ask(after, uring.bell()),
-                };
-                match turn {
+                match self.turn_to_flush(after, self.uring.as_ref()) {
                     Flush::Now => self.flushing = true,
                     Flush::Done => {
                         job.advance(&step, Ok(0), &self.disk, memory);
@@ -264,10 +258,20 @@ impl Lane {
         self.used.push(job.finish(memory));
     }
 
+    /// Waits for its turn where no `uring` rings when that has come.
+    fn turn_to_flush(&self, after: u64, uring: Option<&Uring>) -> Flush {
+        match uring {
+            // There is nothing left to try: all of them fail.
+            _ if self.disk.is_lost() => Flush::Done,
+            None => self.disk.flushes.wait(after),
+            Some(uring) => self.disk.flushes.ask(after, uring.bell()),
+        }
+    }
+
     /// Brings a job that waits for its flush to its end, on this thread.
     fn flush(&mut self, mut job: Job, memory: &GuestMemory) {
         while let (Some(step), Some(after)) = (job.step(), job.flush_after()) {
-            let result = if self.disk.is_lost() || self.disk.flushes.wait(after) == Flush::Done {
+            let result = if self.turn_to_flush(after, None) == Flush::Done {
                 Ok(0)
             } else {
                 self.flushing = true;
