@@ -157,16 +157,28 @@ fn what_is_no_frame_is_not_sent_and_its_head_comes_back() {
     assert!(bench.sent() == frame(64));
 }
 
-#[test]
-fn kicks_are_asked_for_when_a_look_finds_nothing_to_send() {
+/// A card without its threads, and the far end of its wire.
+fn on_a_wire() -> (Card, UnixDatagram) {
     let (near, far) = UnixDatagram::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
     let wire = Wire { socket: near.into(), told: Arc::default() };
-    let card = Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap();
+    (Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap(), far)
+}
+
+/// A ring with a frame of 200 bytes, and who sends it.
+fn about_to_send() -> (Hand, Transmitter) {
     let mut hand = Hand::new(VERSION_1);
     let mut transmitter = Transmitter::new();
     hand.serve_by(|_, memory| transmitter.begin(VERSION_1, memory));
     let at = hand.machine.put(&frame(200));
     hand.driver.offer(&[(at, 200, 0)]);
+    (hand, transmitter)
+}
+
+#[test]
+fn kicks_are_asked_for_when_a_look_finds_nothing_to_send() {
+    let (card, far) = on_a_wire();
+    let (mut hand, mut transmitter) = about_to_send();
 
     let mut look = || {
         let next = hand
@@ -182,10 +194,7 @@ fn kicks_are_asked_for_when_a_look_finds_nothing_to_send() {
 //
 #[test]
 fn every_receive_buffer_comes_back_once_though_the_queue_was_stopped_with_a_useless_one_among_them() {
-    let (near, far) = UnixDatagram::pair().unwrap();
-    near.set_nonblocking(true).unwrap();
-    let wire = Wire { socket: near.into(), told: Arc::default() };
-    let card = Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap();
+    let (card, far) = on_a_wire();
     let mut hand = Hand::new(VERSION_1);
     let mut receiver = Receiver::new();
     let first = hand.machine.alloc(1000, 1);
@@ -214,14 +223,8 @@ fn every_receive_buffer_comes_back_once_though_the_queue_was_stopped_with_a_usel
 
 #[test]
 fn what_was_sent_before_a_ring_broke_goes_back() {
-    let (near, far) = UnixDatagram::pair().unwrap();
-    let wire = Wire { socket: near.into(), told: Arc::default() };
-    let card = Card::new("net", vec![Box::new(wire)], &Options::new(Mac([2, 0, 0, 0, 0, 1]))).unwrap();
-    let mut hand = Hand::new(VERSION_1);
-    let mut transmitter = Transmitter::new();
-    hand.serve_by(|_, memory| transmitter.begin(VERSION_1, memory));
-    let at = hand.machine.put(&frame(200));
-    hand.driver.offer(&[(at, 200, 0)]);
+    let (card, far) = on_a_wire();
+    let (mut hand, mut transmitter) = about_to_send();
     hand.driver.publish(u16::MAX);
 
     let broken = hand.serve_by(|ring, memory| transmitter.transmit(ring, memory, &*card.carriers[0], &card));
