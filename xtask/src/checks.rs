@@ -8,6 +8,7 @@ use crate::build::ARM64;
 use crate::command::{Run, command};
 use crate::failure::Result;
 use crate::flat;
+use crate::fuzz;
 use crate::places;
 use crate::progress::{say, step};
 use crate::tools;
@@ -47,10 +48,13 @@ pub fn lint() -> Result<()> {
 }
 
 /// The tests of every crate that need no KVM, and the board that is QEMU's beside QEMU.
-pub fn unit_tests() -> Result<()> {
+/// With `seed`, tests of random cases choose what they chose before.
+pub fn unit_tests(seed: Option<u32>) -> Result<()> {
     // Without it, the tables are not held against it.
     tools::need(tools::ACPI)?;
-    shown("unit tests", cargo(["test", "--workspace"]))?;
+    let mut all = cargo(["test", "--workspace"]);
+    all.envs(fuzz::choices(seed));
+    shown("unit tests", all)?;
     shown("unit tests of the vendor's board", cargo(vendor::cargo("test")))?;
     // Run again for what it prints, which takes no time.
     let conformance = ["test", "--quiet", "--package", "ambit-tests", "--test", "conformance"];
@@ -65,9 +69,10 @@ pub fn unit_tests() -> Result<()> {
 /// The promises of the planner, with so many machines each.
 pub fn soak(cases: u64) -> Result<()> {
     let tests = ["--test", "properties", "--test", "brute_force"];
-    let packages = ["test", "--package", "ambit-aarch64", "--package", "ambit-device-manager"];
-    let mut soak = cargo(packages.into_iter().chain(tests).chain(["--", "--nocapture"]));
-    soak.env("AMBIT_CASES", cases.to_string());
+    let packages = ["ambit-aarch64", "ambit-x86_64", "ambit-device-manager"].map(|name| ["--package", name]);
+    let packages = ["test"].into_iter().chain(packages.into_iter().flatten());
+    let mut soak = cargo(packages.chain(tests).chain(["--", "--nocapture"]));
+    soak.env("AMBIT_CASES", cases.to_string()).env("PROPTEST_CASES", cases.to_string());
     shown("promises of the planner", soak)
 }
 

@@ -23,6 +23,11 @@ const HANG: u64 = 60;
 const LONGEST: u64 = 4096;
 /// What the choices of the everyday run are made from, so that it finds today what it found yesterday.
 pub const SEED: u32 = 1;
+
+/// What tells proptest its seed, if there is one.
+pub fn choices(seed: Option<u32>) -> impl Iterator<Item = (&'static str, String)> {
+    seed.map(|seed| ("PROPTEST_RNG_SEED", seed.to_string())).into_iter()
+}
 /// How many run at a time for each processor: a device's thread and the one that feeds it wait for one another.
 const LANES: usize = 2;
 
@@ -185,7 +190,7 @@ fn targets() -> Result<Vec<String>> {
 fn run(job: &Job, fuzz: &Path, seed: Option<u32>) -> Ran {
     let begun = Instant::now();
     let ended = match job {
-        Job::Miri(package, words) => interpret(package, words).map(|()| 0),
+        Job::Miri(package, words) => interpret(package, words, seed).map(|()| 0),
         Job::Target(name) => feed(name, fuzz, seed),
     };
     let seconds = begun.elapsed().as_secs();
@@ -196,10 +201,13 @@ fn run(job: &Job, fuzz: &Path, seed: Option<u32>) -> Ran {
     Ran { name: job.name(), runs, seconds, failed }
 }
 
-fn interpret(package: &str, words: &[&str]) -> Result<()> {
+fn interpret(package: &str, words: &[&str], seed: Option<u32>) -> Result<()> {
     let mut test = cargo(["miri", "test", "--package", package, "--lib", "--quiet", "--"]);
     // Inputs are files, and memory of guests comes from the system. The random cases of tests are for the processor.
-    test.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "4").args(words);
+    test.env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", "4")
+        .envs(choices(seed))
+        .args(words);
     let said = test.capture()?;
     if said.lines().all(|line| !line.starts_with("test result: ok.") || line.contains(" 0 passed")) {
         return Err(Failure::new(format!("no test of {package} has one of these in its name: {words:?}")));

@@ -29,11 +29,12 @@ where KVM is: on an arm64 machine there, and else in an emulated arm64 host, onc
 addresses and each interrupt controller. examples/vendor-board is tested as our own crates are.
 
   --lint            formatting, lints, licences and dependencies
-  --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt
+  --unit            the tests of each crate that need no KVM, and what QEMU says of the board qemu-virt. Tests of random
+                    cases make new choices each time, the run of everything makes those of a fixed seed
   --fuzz [FILTER…]  tests of rings, transports and parsers under Miri, and each fuzz target for a minute, two at a time
                     for each processor: 8 minutes with two of them, after 5 of compiling; with FILTER those whose names
-                    have it, as 'ring' or 'Miri'. It makes new choices each time, the run of everything makes those of a
-                    fixed seed. Without a nightly toolchain neither; --unit replays fuzz/corpus on every machine
+                    have it, as 'ring' or 'Miri'; with new choices each time, too. Without a nightly toolchain neither;
+                    --unit replays fuzz/corpus on every machine
   --flat [FILTER…]  the tests with programs that run without a system on this machine's own x86_64 KVM; with FILTER
                     those whose names have it
   --guest [FILTER…] the tests that boot guests; with FILTER those whose names have it, on one processor model
@@ -69,7 +70,7 @@ struct Arguments {
     guest: bool,
     filters: Vec<String>,
     cpu: Option<Cpu>,
-    /// What fuzz targets make their choices from, where it is not new ones each time.
+    /// What fuzz targets and tests of random cases make their choices from, where it is not new ones each time.
     seed: Option<u32>,
 }
 
@@ -97,7 +98,7 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
     if !(arguments.lint || arguments.unit || some || arguments.guest) {
         (arguments.lint, arguments.unit, arguments.guest) = (true, true, true);
         (arguments.fuzz, arguments.flat) = (Some(Vec::new()), Some(Vec::new()));
-        // New finds come from `--fuzz` alone: luck must not decide whether a change passes.
+        // New finds come from `--unit`, `--fuzz` and `soak`: luck must not decide whether a change passes.
         arguments.seed = Some(fuzz::SEED);
     }
     Ok(arguments)
@@ -114,7 +115,7 @@ pub fn main(words: impl Iterator<Item = String>) -> Result<i32> {
         checks::lint()?;
     }
     if arguments.unit {
-        checks::unit_tests()?;
+        checks::unit_tests(arguments.seed)?;
     }
     if let Some(filters) = &arguments.fuzz {
         fuzz::tests(filters, arguments.seed)?;
