@@ -151,3 +151,37 @@ fn a_guest_that_straddles_the_hole_has_ram_on_both_sides_and_none_in_it() {
     assert!((2_900_000..3200 << 10).contains(&kibibytes), "{kibibytes} KiB");
     assert_eq!(guest.power_off(), 0);
 }
+
+/// Without ACPI and messages, the processors and the wires of PCI come from the MPTable alone. Nothing says that there is
+/// neither a CMOS clock nor a keyboard, which Linux would look for until it gives up.
+#[test]
+fn linux_without_acpi_has_its_processors_and_the_wires_of_pci_from_the_mptable() {
+    let scratch = Scratch::new();
+    let disk = |name: &str| format!("path={},id={name},transport=pci", scratch.disk(name, MIB).display());
+    let names = ["vda", "vdb", "vdc", "vdd"];
+    let boot = names.iter().fold(Boot::initrd().cpus(4), |boot, name| boot.disk(&disk(name)));
+    let mut guest = boot.cmdline("acpi=off pci=nomsi initcall_blacklist=cmos_init,i8042_init").ready();
+
+    let processors = guest.check("grep -c ^processor /proc/cpuinfo");
+    for name in names {
+        guest.check(&format!("echo I am {name} >/dev/{name} && sync"));
+    }
+    let interrupts = guest.check("cat /proc/interrupts");
+
+    let own = |line: &&str| line.contains("IO-APIC") && line.contains("virtio");
+    let ends = |line: &str| {
+        let mut words = line.split_whitespace();
+        (words.next().unwrap().to_owned(), words.next_back().unwrap().to_owned())
+    };
+    let wires: Vec<(String, String)> = interrupts.lines().filter(own).map(ends).collect();
+    // The first disk is device 1 of the bus.
+    let expected = [("20:", "virtio3"), ("21:", "virtio0"), ("22:", "virtio1"), ("23:", "virtio2")];
+    assert_eq!(wires, expected.map(|(pin, name)| (pin.to_owned(), name.to_owned())), "{interrupts}");
+    assert_eq!(processors, "4\n");
+    for name in names {
+        let said = format!("I am {name}\n");
+        assert!(fs::read(scratch.path(name)).unwrap().starts_with(said.as_bytes()), "{name}");
+    }
+    guest.press(b"reboot -f\n");
+    assert_eq!(guest.code(), 0);
+}
