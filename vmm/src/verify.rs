@@ -111,7 +111,7 @@ fn table(plan: &Plan, rows: &[Row]) -> String {
     format!("board {} ({}), {cpus}: {verdict}\n\n{}", plan.board, plan.arch.name(), grid.text())
 }
 
-/// A row for each answer; all vCPUs that were made are one.
+/// A row for each answer; what is the same for all vCPUs is one.
 fn rows_of(plan: &Plan, answers: &[Answer]) -> Vec<Row> {
     let made = |answer: &Answer| {
         matches!((&answer.step, &answer.outcome), (Step::CreateVcpu { .. }, Outcome::Granted))
@@ -139,8 +139,8 @@ fn rows_of(plan: &Plan, answers: &[Answer]) -> Vec<Row> {
             Outcome::NotAsked => (Verdict::NotAsked, None, None),
         };
         let row = Row { step, planned, answer: verdict, detail, errno };
-        // The vCPUs are made one after the other.
-        if rows.last() != Some(&row) {
+        // The vCPUs are made one after the other, each in some steps.
+        if !rows.contains(&row) {
             rows.push(row);
         }
     }
@@ -166,6 +166,13 @@ fn words(step: &Step, plan: &Plan) -> (String, String) {
         Step::CreateIts => ("make the ITS".into(), none()),
         Step::InitIts => ("start the ITS".into(), none()),
         Step::InitGic => ("start the GIC".into(), none()),
+        Step::KvmPages { address } => ("give KVM pages for its own use".into(), format!("{address:#x}")),
+        Step::CreateIrqchip => ("make the interrupt controllers".into(), none()),
+        Step::WideIds => ("have APIC IDs of 32 bits".into(), none()),
+        Step::SupportedCpuid => ("ask what vCPUs can do".into(), none()),
+        Step::DescribeVcpu { .. } => ("tell vCPUs what they are".into(), plan.cpus.to_string()),
+        Step::SetRegister { name, .. } => (format!("set {name} of vCPUs"), plan.cpus.to_string()),
+        // What only a machine that is to run asks for.
         other => (format!("{other:?}"), none()),
     }
 }
@@ -226,13 +233,20 @@ set the distributor       [0x9000000-0x900ffff]                    otherwise: it
     }
 
     #[test]
-    fn vcpus_are_one_row() {
+    fn what_is_done_for_each_vcpu_is_one_row() {
         let plan = planned(3);
-        let answers = [0, 1, 2].map(|id| answer(Step::CreateVcpu { id }, Outcome::Granted));
+        let steps = |id| {
+            let set = Step::SetRegister { id, name: "MTRRdefType" };
+            [Step::CreateVcpu { id }, Step::DescribeVcpu { id }, set]
+        };
+        let answers: Vec<_> = (0..3).flat_map(steps).map(|step| answer(step, Outcome::Granted)).collect();
 
         let rows = rows_of(&plan, &answers);
 
-        assert_eq!(rows.len(), 1);
-        assert_eq!((rows[0].step.as_str(), rows[0].planned.as_str()), ("make vCPUs", "3"));
+        let said: Vec<_> = rows.iter().map(|row| (row.step.as_str(), row.planned.as_str())).collect();
+        assert_eq!(
+            said,
+            [("make vCPUs", "3"), ("tell vCPUs what they are", "3"), ("set MTRRdefType of vCPUs", "3")]
+        );
     }
 }
