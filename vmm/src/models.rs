@@ -4,6 +4,8 @@ mod files;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use ambit_bus::{Model, Request};
@@ -21,6 +23,7 @@ use ambit_virtio::mmio::{self, MmioModel};
 use ambit_virtio::net::{Mac, Net, Tap, TapError};
 use ambit_virtio::pci::{self as virtio_pci, PciModel};
 use ambit_virtio::{block, limit, net, rng};
+use rustix::fs::OFlags;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::{
@@ -251,9 +254,11 @@ fn virtio_console(
     let sink: console::Sink = match &said.to {
         ConsoleTo::Stdio => Box::new(output),
         ConsoleTo::File(path) => {
-            let file = File::options().append(true).create(true).open(path);
-            let what = format!("'{}' cannot be written for the virtio console", path.display());
-            let mut file = file.map_err(|source| lacks(&what, source))?;
+            let mut file = add_to(path).map_err(|source| {
+                let unread = source.raw_os_error() == Some(libc::ENXIO);
+                let why = if unread { ": nobody reads that pipe; start its reader first" } else { "" };
+                lacks(&format!("'{}' cannot be written for the virtio console{why}", path.display()), source)
+            })?;
             Box::new(move |bytes| {
                 if let Err(error) = file.write_all(bytes) {
                     tracing::debug!("what the guest printed is lost: {error}");
@@ -263,6 +268,13 @@ fn virtio_console(
     };
     let options = console::Options::new(&said.id);
     Console::new(sink, &options).map_err(|source| lacks("the virtio console cannot be made", source))
+}
+
+/// A file for what is said. A pipe must have a reader: to wait for one would be to wait without a word.
+fn add_to(path: &Path) -> io::Result<File> {
+    let file = File::options().append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 fn block_options(disk: &DiskSettings) -> block::Options {
@@ -378,6 +390,7 @@ fn mac(net: &NetSettings) -> Mac {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
+    use std::process::Command;
 
     use ambit_bus::{Bar, BarSpace, Needs};
 
@@ -389,6 +402,28 @@ mod tests {
         let said = format!("{tap},id=net0").parse().unwrap();
         let settings = settle(Config { nets: vec![said], ..Config::default() }, &[&PC], None).unwrap();
         settings.nets[0].clone()
+    }
+
+    #[test]
+    fn a_console_goes_to_a_pipe_that_somebody_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let config =
+            Config { console: Some(format!("to={}", pipe.display()).parse().unwrap()), ..Config::default() };
+        let native = ambit_aarch64::native();
+        let settings = settle(config, &[&native], None).unwrap();
+        let plan = plan(&settings, None).unwrap();
+        let made = || make(&settings, &plan, Vec::new(), |_: &[u8]| {}).map(drop);
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+
+        let refusal = made().unwrap_err().to_string();
+        let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+        made().unwrap();
+
+        let expected =
+            "' cannot be written for the virtio console: nobody reads that pipe; start its reader first: ";
+        assert!(refusal.contains(expected), "{refusal}");
+        drop(reader);
     }
 
     #[test]
