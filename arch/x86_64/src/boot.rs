@@ -12,7 +12,7 @@
 //! 0x0000_6000  seed
 //! 0x0000_7000  zero page, or start info
 //! 0x0000_8000  command line
-//! 0x0000_9000  page tables: everything up to the end of the plan's addresses, in pages of 2 MiB
+//! 0x0000_9000  page tables: up to the end of the plan's addresses, but 128 GiB at most, in pages of 2 MiB
 //! 0x0009_fc00  pointer to processors, and at 0x000a_0000 their table
 //! 0x000e_0000  ACPI tables, the first of them the root pointer
 //! 0x000f_fff0  reset vector
@@ -78,8 +78,7 @@ pub const fn descriptors() -> [u64; 5] {
 /// [`BootError`] for a file that is no kernel, an initrd that is empty, a command line that the kernel would not read
 /// in full, and whatever does not fit in RAM.
 pub fn image<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
-    let ram = plan.ram().next().ok_or_else(|| BootError::Kernel("there is no RAM for it".into()))?;
-    let Loaded { pieces: loaded, entry, header, initrd, cmdline: most } = load(payload, ram)?;
+    let Loaded { pieces: loaded, entry, header, initrd, cmdline: most } = load(payload, plan.ram())?;
     // Two names for one device would make two of it. Programs without a system read no tables.
     let tables = !header.is_empty() || matches!(entry, Entry::Pvh(_));
     let tables = tables && !payload.cmdline.split_whitespace().any(|word| word == "acpi=off");
@@ -151,7 +150,7 @@ pub(crate) fn virtio_mmio(plan: &Plan) -> impl Iterator<Item = (AddressRange, Ir
     })
 }
 
-/// Maps every address of the plan to itself.
+/// Maps the addresses of the plan to themselves, up to 128 GiB: who has more than that maps it.
 fn page_tables(plan: &Plan) -> Vec<u8> {
     // What is kept free is nobody's to read.
     let used = plan.regions.iter().filter(|region| region.kind != RegionKind::Reserved);

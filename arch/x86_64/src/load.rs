@@ -8,6 +8,7 @@ use ambit_resources::{AddressRange, human_size};
 use crate::bzimage::{self, BzImage};
 use crate::elf::Segment;
 use crate::kernel::Kernel;
+use crate::pc;
 
 /// What Linux keeps of the command line, its final NUL among it (`arch/x86/include/asm/setup.h`).
 pub const CMDLINE_SIZE: u64 = 2048;
@@ -38,12 +39,25 @@ pub enum Entry {
     Pvh(u64),
 }
 
-/// Places the kernel where it wants to be, and the initrd above it.
+/// The guest's RAM as far as kernels are loaded: below the hole for devices.
+struct LowRam {
+    banks: Vec<AddressRange>,
+    /// All that the guest has, in bytes.
+    memory: u64,
+    /// With more memory the last bank would be longer.
+    grows: bool,
+}
+
+/// Places the kernel where it wants to be, and the initrd above it, in the first bank of `ram` that holds it whole.
 ///
 /// # Errors
 /// [`BootError`] for a file that is no kernel, an initrd that is empty or that the kernel would not find, and whatever
-/// does not fit in `ram`.
-pub fn load<'a>(payload: &Payload<'a>, ram: AddressRange) -> Result<Loaded<'a>, BootError> {
+/// does not fit in `ram` below the hole for devices.
+pub fn load<'a>(
+    payload: &Payload<'a>,
+    ram: impl Iterator<Item = AddressRange>,
+) -> Result<Loaded<'a>, BootError> {
+    let ram = &LowRam::of(ram);
     let kernel = Kernel::open(payload.kernel).map_err(|error| BootError::Kernel(error.to_string()))?;
     let initrd_size = payload.initrd.map_or(0, |initrd| initrd.len() as u64);
     let (mut loaded, end, initrd_last) = match kernel {
@@ -86,10 +100,51 @@ fn segment<'a>(segment: &Segment<'a>) -> Piece<'a> {
     Piece { name: "kernel", address: segment.range.first(), bytes: Cow::Borrowed(segment.bytes) }
 }
 
+impl LowRam {
+    fn of(ram: impl Iterator<Item = AddressRange>) -> Self {
+        let (banks, above): (Vec<_>, Vec<_>) = ram.partition(|bank| bank.last() < pc::HOLE);
+        let memory = banks.iter().chain(&above).map(|bank| bank.size()).sum();
+        Self { banks, memory, grows: above.is_empty() }
+    }
+
+    fn holds(&self, range: AddressRange) -> bool {
+        self.banks.iter().any(|bank| bank.contains(range))
+    }
+
+    /// In the first bank that has so many bytes at or above `first`, at a page.
+    fn place(&self, first: u64, size: u64) -> Option<AddressRange> {
+        let at =
+            |bank: &AddressRange| AddressRange::new(bank.first().max(first).next_multiple_of(PAGE), size);
+        self.banks.iter().find_map(|bank| at(bank).filter(|range| bank.contains(*range)))
+    }
+
+    /// The most bytes in one piece at or above `first`.
+    fn most(&self, first: u64) -> u64 {
+        let after = |bank: &AddressRange| (bank.last() + 1).saturating_sub(bank.first().max(first));
+        self.banks.iter().map(after).max().unwrap_or(0)
+    }
+
+    /// The first address of `range` where no RAM is.
+    fn ends(&self, range: AddressRange) -> u64 {
+        let on = |at, bank: &AddressRange| if bank.contains_address(at) { bank.last() + 1 } else { at };
+        self.banks.iter().fold(range.first(), on)
+    }
+
+    /// The refusal if `enough` bytes of memory would be enough for `what`.
+    fn too_small(&self, what: &'static str, first: u64, needed: u64, enough: u64) -> Option<BootError> {
+        let last =
+            self.banks.last().filter(|bank| self.grows && bank.first() <= first && enough <= pc::HOLE)?;
+        let free = (last.last() + 1).saturating_sub(first);
+        // What is kept free below takes its share.
+        let enough = enough - (last.last() + 1).saturating_sub(self.memory);
+        Some(BootError::TooLarge { what, needed, free, memory: self.memory, enough })
+    }
+}
+
 /// Gives the first address after the kernel.
 fn check_room(
     ranges: impl Iterator<Item = AddressRange> + Clone,
-    ram: AddressRange,
+    ram: &LowRam,
     initrd: u64,
 ) -> Result<u64, BootError> {
     if let Some(low) = ranges.clone().find(|range| range.first() < MIB) {
@@ -98,38 +153,37 @@ fn check_room(
         )));
     }
     let last = ranges.clone().map(|range| range.last()).max().unwrap_or(MIB);
-    if let Some(beyond) = ranges.clone().find(|range| !ram.contains(*range)) {
-        return Err(BootError::TooLarge {
-            what: "the kernel",
-            needed: beyond.size(),
-            free: (ram.last() + 1).saturating_sub(beyond.first()),
-            memory: ram.size(),
-            enough: enough(last, initrd),
-        });
+    if let Some(beyond) = ranges.clone().find(|range| !ram.holds(*range)) {
+        let small = ram.too_small("the kernel", beyond.first(), beyond.size(), enough(last, initrd));
+        return Err(small.unwrap_or_else(|| {
+            let why = match beyond.last() {
+                pc::HOLE.. => format!("and RAM for it ends at {:#x}, for devices; make it smaller", pc::HOLE),
+                _ => format!("and {:#x} is kept free; keep other ranges free (--reserve)", ram.ends(beyond)),
+            };
+            BootError::Kernel(format!("it wants to be at {beyond}, {why}, or link it elsewhere"))
+        }));
     }
     Ok(last + 1)
 }
 
-fn place_initrd(
-    bytes: &[u8],
-    after: u64,
-    ram: AddressRange,
-    found_last: u64,
-) -> Result<AddressRange, BootError> {
+fn place_initrd(bytes: &[u8], after: u64, ram: &LowRam, found_last: u64) -> Result<AddressRange, BootError> {
     let first = after.next_multiple_of(PAGE);
     let size = bytes.len() as u64;
     if size == 0 {
         return Err(BootError::Initrd("is empty".into()));
     }
-    let lacks_memory = || BootError::TooLarge {
-        what: "the initrd",
-        needed: size,
-        free: (ram.last() + 1).saturating_sub(first),
-        memory: ram.size(),
-        enough: enough(after - 1, size),
-    };
-    let range =
-        AddressRange::new(first, size).filter(|range| ram.contains(*range)).ok_or_else(lacks_memory)?;
+    let range = ram.place(first, size).ok_or_else(|| {
+        let last = ram.banks.last().map_or(first, |bank| bank.first().max(first));
+        let small = ram.too_small("the initrd", last, size, enough(last - 1, size));
+        small.unwrap_or_else(|| {
+            BootError::Initrd(format!(
+                "takes {}, and after the kernel RAM below 4 GiB has {} in one piece; make it smaller, or keep less \
+                 free there (--reserve)",
+                human_size(size),
+                human_size(ram.most(first))
+            ))
+        })
+    })?;
     if range.last() > found_last {
         let free = (found_last + 1).saturating_sub(first);
         return Err(BootError::Initrd(format!(

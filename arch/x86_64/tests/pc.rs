@@ -9,8 +9,8 @@ use ambit_bus::{
 };
 use ambit_device_manager::pci::BRIDGE;
 use ambit_device_manager::{
-    Board, BootError, DeviceManager, Diagnostic, HostFacts, MachineConfig, Outcome, Payload, Plan, Severity,
-    plan,
+    Board, BootError, DeviceManager, Diagnostic, HostFacts, MachineConfig, Outcome, Payload, Plan, Reserve,
+    Severity, plan,
 };
 use ambit_pci::bridge::HostBridge;
 use ambit_platform::endings::{EndingModel, Port};
@@ -474,6 +474,70 @@ fn a_program_without_room_is_refused_with_how_much_it_needs() {
         said(&[(MIB, 1)], &"x".repeat(2048)),
         "the kernel command line has 2048 characters with what names the devices, and Linux keeps 2047; shorten it \
          by 1"
+    );
+}
+
+/// Besides what is below 1 MiB, RAM is from 2 MiB to 3 MiB and from 8 MiB on.
+fn planned_around(memory: u64) -> Plan {
+    let ranges = [(MIB, MIB), (3 * MIB, 5 * MIB)].map(|(first, size)| AddressRange::fixed(first, size));
+    let reserve = Reserve { ranges: ranges.to_vec(), ..Reserve::default() };
+    plan(&pc(), &MachineConfig { reserve, ..config(memory, vec![]) }, &HostFacts::assumed()).unwrap()
+}
+
+#[test]
+fn an_initrd_is_in_the_first_ram_above_the_kernel_that_holds_it() {
+    let kernel = program(&[(2 * MIB, MIB / 2)]);
+    let placed = |size: u64| {
+        let initrd = vec![7; usize::try_from(size).unwrap()];
+        let payload = Payload { kernel: &kernel, initrd: Some(&initrd), ..Payload::default() };
+        let image = pc().boot_image(&planned_around(4 * MIB), &payload).unwrap();
+        image.pieces.iter().find(|piece| piece.name == "initrd").map(|piece| piece.address)
+    };
+
+    assert_eq!(placed(MIB / 2), Some(2 * MIB + MIB / 2));
+    assert_eq!(placed(MIB / 2 + 1), Some(8 * MIB));
+    assert_eq!(placed(2 * MIB), Some(8 * MIB));
+}
+
+#[test]
+fn more_memory_is_asked_for_only_where_it_helps() {
+    let said = |runs: &[(u64, u64)], initrd: Option<&[u8]>| {
+        let kernel = program(runs);
+        let payload = Payload { kernel: &kernel, initrd, ..Payload::default() };
+        pc().boot_image(&planned_around(4 * MIB), &payload).unwrap_err().to_string()
+    };
+
+    assert_eq!(
+        said(&[(2 * MIB, 2 * MIB)], None),
+        "the kernel is not one this board can start: it wants to be at [0x200000-0x3fffff], and 0x300000 is kept \
+         free; keep other ranges free (--reserve), or link it elsewhere"
+    );
+    assert_eq!(
+        said(&[(8 * MIB, 3 * MIB)], None),
+        "the kernel takes 3 MiB, and of 4 MiB of memory 2 MiB are left for it; give the guest at least 5 MiB"
+    );
+    assert_eq!(
+        said(&[(2 * MIB, 1)], Some(&vec![0; 3 << 20])),
+        "the initrd takes 3 MiB, and of 4 MiB of memory 2 MiB are left for it; give the guest at least 5 MiB"
+    );
+    assert_eq!(
+        said(&[(3070 * MIB, 3 * MIB)], None),
+        "the kernel is not one this board can start: it wants to be at [0xbfe00000-0xc00fffff], and RAM for it ends \
+         at 0xc0000000, for devices; make it smaller, or link it elsewhere"
+    );
+}
+
+#[test]
+fn an_initrd_that_no_memory_would_hold_is_told_of_what_there_is() {
+    let kernel = program(&[(3070 * MIB, 1)]);
+    let payload = Payload { kernel: &kernel, initrd: Some(&vec![0; 3 << 20]), ..Payload::default() };
+
+    let said = pc().boot_image(&planned_around(4 * GIB), &payload).unwrap_err().to_string();
+
+    assert_eq!(
+        said,
+        "the initrd takes 3 MiB, and after the kernel RAM below 4 GiB has 2044 KiB in one piece; make it smaller, \
+         or keep less free there (--reserve)"
     );
 }
 
