@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ambit_device_manager::{
-    Board, HostFacts, MachineConfig, Plan, Processor, Refusal, Region, Status, Width, WidthSource, attempt,
-    plan,
+    Board, HostFacts, MachineConfig, Plan, Processor, Refusal, Region, Status, Vendor, Width, WidthSource,
+    attempt, plan,
 };
 use ambit_resources::{PaBits, human_size};
 
@@ -79,8 +79,7 @@ pub fn fleet(args: &FleetArgs, boards: &[&dyn Board]) -> Result<Exit, Failure> {
     let mut machine = args.machine.clone();
     machine.config = args.file.clone().or(machine.config);
     let settings = machine.settings(boards, None)?;
-    let paths = profiles(&args.hosts)?;
-    let fleet = Judge::new(&settings)?.judge(&paths);
+    let fleet = judge(&settings, &profiles(&args.hosts)?)?;
     print(&match args.format {
         Format::Json => report::json(&fleet),
         Format::Table => report::table(&fleet),
@@ -108,6 +107,39 @@ fn profiles(directory: &Path) -> Result<Vec<PathBuf>, FleetError> {
     }
     paths.sort_unstable();
     if paths.is_empty() { Err(FleetError::Empty { path: directory.into() }) } else { Ok(paths) }
+}
+
+/// A host's name, and its profile or why there is none and what would help.
+type Read = (String, Result<Profile, (String, Vec<String>)>);
+
+/// Answers for every host in `paths`.
+///
+/// # Errors
+/// [`Failure`] if the machine fits no host whatever.
+fn judge(settings: &Settings<'_>, paths: &[PathBuf]) -> Result<Fleet, Failure> {
+    let mut progress = Progress::new(paths.len());
+    let mut hosts = Vec::with_capacity(paths.len());
+    for (index, path) in paths.iter().enumerate() {
+        progress.reached(index);
+        let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let profile = read(path);
+        let own = profile.as_ref().ok().and_then(|profile| profile.name.clone());
+        hosts.push((own.unwrap_or_else(stem), profile));
+    }
+    let arch = settings.board.arch();
+    let of_arch = |profile: &&Profile| profile.arch == arch;
+    let readable = hosts.iter().filter_map(|(_, profile)| profile.as_ref().ok());
+    let facts: Vec<HostFacts> = readable.filter(of_arch).map(|profile| profile.facts.clone()).collect();
+    let judge = Judge::new(settings, able(PaBits::MAX, settings, &facts))?;
+    Ok(judge.judge(hosts, &facts, &mut progress))
+}
+
+fn read(path: &Path) -> Result<Profile, (String, Vec<String>)> {
+    // A pipe would be waited for.
+    if fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+        return Err((format!("{} is not a file", path.display()), Vec::new()));
+    }
+    profile::read(path).map_err(|error| (error.to_string(), error.remedies()))
 }
 
 /// What of a host has a say in its answer.
@@ -139,6 +171,8 @@ impl From<&HostFacts> for Key {
 /// One machine, held against hosts. What was said of one host is said of all that are like it.
 struct Judge<'a> {
     settings: &'a Settings<'a>,
+    /// A host that has all there is.
+    able: HostFacts,
     config: MachineConfig,
     reference: Plan,
     map: Map,
@@ -150,52 +184,34 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// # Errors
     /// [`Failure`] if the machine fits no host whatever.
-    fn new(settings: &'a Settings<'a>) -> Result<Self, Failure> {
+    fn new(settings: &'a Settings<'a>, able: HostFacts) -> Result<Self, Failure> {
         let config = models::machine_config(settings);
-        let facts = settings.facts(able(PaBits::MAX, settings))?;
+        let facts = settings.facts(able.clone())?;
         let reference = plan(&*settings.board, &config, &facts)?;
         let map = Map::of(&reference);
-        Ok(Self { settings, config, reference, map, known: HashMap::new(), help: HashMap::new() })
+        let (known, help) = (HashMap::new(), HashMap::new());
+        Ok(Self { settings, able, config, reference, map, known, help })
     }
 
-    fn judge(mut self, paths: &[PathBuf]) -> Fleet {
-        let mut progress = Progress::new(paths.len());
-        let mut hosts = Vec::with_capacity(paths.len());
-        let arch = self.settings.board.arch();
-        let mut common: Option<PaBits> = None;
-        let mut facts = Vec::new();
-        for (index, path) in paths.iter().enumerate() {
+    /// `facts` are of those that are of the board's kind.
+    fn judge(mut self, all: Vec<Read>, facts: &[HostFacts], progress: &mut Progress) -> Fleet {
+        let mut hosts = Vec::with_capacity(all.len());
+        for (index, (name, profile)) in all.into_iter().enumerate() {
             progress.reached(index);
-            let stem =
-                || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            let host = match self.read(path) {
+            hosts.push(match profile {
                 Ok(profile) => {
-                    let bits = profile.facts.width.bits;
-                    if profile.arch == arch {
-                        common = Some(common.map_or(bits, |common| common.min(bits)));
-                        facts.push(profile.facts.clone());
-                    }
-                    let answer = self.answer(&profile);
-                    Host { name: profile.name.unwrap_or_else(stem), bits: Some(bits), answer }
+                    Host { name, bits: Some(profile.facts.width.bits), answer: self.answer(&profile) }
                 }
                 Err((reason, remedies)) => {
-                    Host { name: stem(), bits: None, answer: Answer::Unreadable { reason, remedies } }
+                    Host { name, bits: None, answer: Answer::Unreadable { reason, remedies } }
                 }
-            };
-            hosts.push(host);
+            });
         }
         progress.over();
         let same = hosts.iter().filter(|host| host.answer == Answer::Same).count();
-        let better = common.and_then(|bits| self.better(bits, &facts, same));
+        let common = facts.iter().map(|facts| facts.width.bits).min();
+        let better = common.and_then(|bits| self.better(bits, facts, same));
         Fleet { machine: self.machine(), needs: self.needs(), common, better, hosts }
-    }
-
-    fn read(&self, path: &Path) -> Result<Profile, (String, Vec<String>)> {
-        // A pipe would be waited for.
-        if fs::metadata(path).is_ok_and(|about| !about.is_file() && !about.is_dir()) {
-            return Err((format!("{} is not a file", path.display()), Vec::new()));
-        }
-        profile::read(path).map_err(|error| (error.to_string(), error.remedies()))
     }
 
     fn answer(&mut self, profile: &Profile) -> Answer {
@@ -272,7 +288,10 @@ impl<'a> Judge<'a> {
     fn needs(&self) -> Option<PaBits> {
         let all = (PaBits::MIN.get()..=PaBits::MAX.get()).filter_map(PaBits::new);
         let same = |bits: &PaBits| {
-            let Ok(facts) = self.settings.facts(able(*bits, self.settings)) else { return false };
+            let width = Width { bits: *bits, ..self.able.width };
+            let Ok(facts) = self.settings.facts(HostFacts { width, ..self.able.clone() }) else {
+                return false;
+            };
             attempt(&*self.settings.board, &self.config, &facts).is_ok_and(|plan| Map::of(&plan) == self.map)
         };
         all.into_iter().find(same)
@@ -286,7 +305,7 @@ impl<'a> Judge<'a> {
             return None;
         }
         settings.bits = Bits::Of(bits);
-        let mut judge = Judge::new(&settings).ok()?;
+        let mut judge = Judge::new(&settings, self.able.clone()).ok()?;
         let answers = hosts.iter().map(|facts| judge.known_or_found(facts));
         let count = answers.filter(|answer| *answer == Answer::Same).count();
         Some((bits, count)).filter(|_| count > same)
@@ -300,10 +319,15 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// A host of this width that has all else.
-fn able(bits: PaBits, settings: &Settings<'_>) -> HostFacts {
+/// A host of this width that has all else, and of a processor that keeps free what those of `hosts` do by their vendor.
+fn able(bits: PaBits, settings: &Settings<'_>, hosts: &[HostFacts]) -> HostFacts {
     let width = Width { bits, source: WidthSource::Host };
-    HostFacts { width, max_cpus: u32::MAX, memory_slots: u32::MAX, ..settings.assumed() }
+    let assumed = settings.assumed();
+    let vendors = || hosts.iter().filter_map(|host| Some(host.processor.as_ref()?.vendor));
+    let keeps = |vendor: &Vendor| matches!(vendor, Vendor::Amd | Vendor::Hygon);
+    let vendor = vendors().find(keeps).or(vendors().next());
+    let processor = assumed.processor.map(|any| Processor { vendor: vendor.unwrap_or(any.vendor), ..any });
+    HostFacts { width, max_cpus: u32::MAX, memory_slots: u32::MAX, processor, ..assumed }
 }
 
 /// Says on a terminal how far a long look has come.

@@ -6,14 +6,17 @@ use crate::config::{self, Config};
 
 /// Judges hosts with these profiles, by their names, for the machine of `config`.
 fn judged(config: &str, hosts: &[(&str, &str)]) -> Fleet {
-    let board = native();
+    judged_on(&native(), config, hosts)
+}
+
+fn judged_on(board: &dyn Board, config: &str, hosts: &[(&str, &str)]) -> Fleet {
     let config: Config = toml::from_str(config).unwrap();
-    let settings = config::settle(config, &[&board], None).unwrap();
+    let settings = config::settle(config, &[board], None).unwrap();
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in hosts {
         fs::write(directory.path().join(format!("{name}.json")), text).unwrap();
     }
-    Judge::new(&settings).unwrap().judge(&profiles(directory.path()).unwrap())
+    judge(&settings, &profiles(directory.path()).unwrap()).unwrap()
 }
 
 fn host(bits: u8, cpus: u32, its: bool) -> String {
@@ -75,6 +78,28 @@ fn hosts_of_another_kind_cannot_hold_the_machine_and_do_not_bind_its_width() {
             remedies: vec!["use a host that is aarch64".into()],
         }
     );
+}
+
+#[test]
+fn a_machine_is_drawn_around_what_the_processors_of_these_hosts_keep() {
+    let pc = |vendor: &str| {
+        let processor = json!({ "vendor": vendor, "family": 6, "pa_bits": 48, "iommu": null });
+        let mut host: Value = serde_json::from_str(&host(48, 512, true)).unwrap();
+        (host["arch"], host["processor"]) = (json!("x86_64"), processor);
+        host.to_string()
+    };
+    let judged = |vendors: [&str; 2]| {
+        let [a, b] = vendors.map(pc);
+        judged_on(&ambit_x86_64::pc(), "memory = '1T'", &[("a", &a), ("b", &b)])
+    };
+
+    let alike = judged(["intel", "intel"]);
+    let mixed = judged(["intel", "amd"]);
+
+    assert!(alike.hosts.iter().all(|host| host.answer == Answer::Same));
+    let answers = statuses(&mixed);
+    assert!(matches!(answers[0].1, Answer::Differs(why) if why.starts_with("ram1 at 0x100000000")));
+    assert_eq!(answers[1].1, &Answer::Same);
 }
 
 #[test]
