@@ -32,7 +32,7 @@ const PLANS: u64 = 100_000;
 const GOOD: Run = Run { cases: 90_000, plans: 45_000 };
 const WIDER: Run = Run { cases: 45_000, plans: 40_000 };
 const ADDED: Run = Run { cases: 20_000, plans: 15_000 };
-const REMEDIES: Run = Run { cases: 3_000, plans: 1_000 };
+const REMEDIES: Run = Run { cases: 7_000, plans: 2_000 };
 const SHAPES: u64 = 8_000;
 const _: () = assert!(GOOD.plans + WIDER.plans + ADDED.plans >= PLANS);
 

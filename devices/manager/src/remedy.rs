@@ -287,7 +287,12 @@ impl Search<'_> {
 
     fn cpus(&self) -> Option<Remedy> {
         let most = u64::from(self.config.cpus.saturating_sub(1));
-        self.most(most, |cpus| Remedy::Cpus(u32::try_from(cpus).unwrap_or(u32::MAX)))
+        let found = self.most(most, |cpus| Remedy::Cpus(u32::try_from(cpus).unwrap_or(u32::MAX)));
+        found.or_else(|| match staged(self.board, self.config, self.facts).1 {
+            // With few vCPUs an ITS may be where something else is, as it follows the redistributors.
+            Err(PlanError::TooManyCpus { limit, .. }) => self.one(Remedy::Cpus(limit), limit > 0),
+            _ => None,
+        })
     }
 
     fn devices(&self) -> Option<Remedy> {
