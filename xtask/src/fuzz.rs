@@ -23,17 +23,12 @@ const HANG: u64 = 60;
 const LONGEST: u64 = 4096;
 /// What the choices of the everyday run are made from, so that it finds today what it found yesterday.
 pub const SEED: u32 = 1;
-
-/// What tells proptest its seed, if there is one.
-pub fn choices(seed: Option<u32>) -> impl Iterator<Item = (&'static str, String)> {
-    seed.map(|seed| ("PROPTEST_RNG_SEED", seed.to_string())).into_iter()
-}
 /// How many run at a time for each processor: a device's thread and the one that feeds it wait for one another.
 const LANES: usize = 2;
 
 /// What Miri runs of each crate: tests of rings, transports and parsers that make no system call it does not know.
 const MIRI: &[(&str, &[&str])] = &[
-    ("ambit-virtio", &["fuzz::tests::miri", "config::tests", "queue::tests"]),
+    ("ambit-virtio", &["fuzz::tests::miri", "config::tests", "queue::tests", "ring::tests::miri"]),
     ("ambit-pci", &["fuzz::tests::random", "function::tests"]),
     ("ambit-memory", &[]),
     ("ambit-x86_64", &["fuzz::tests::random", "elf::tests", "bzimage::tests::what"]),
@@ -199,6 +194,11 @@ fn run(job: &Job, fuzz: &Path, seed: Option<u32>) -> Ran {
         Err(error) => (0, Some(error.to_string())),
     };
     Ran { name: job.name(), runs, seconds, failed }
+}
+
+/// What tells proptest its seed, if there is one.
+pub fn choices(seed: Option<u32>) -> impl Iterator<Item = (&'static str, String)> {
+    seed.map(|seed| ("PROPTEST_RNG_SEED", seed.to_string())).into_iter()
 }
 
 fn interpret(package: &str, words: &[&str], seed: Option<u32>) -> Result<()> {

@@ -8,9 +8,10 @@ use ambit_resources::{AddressRange, PaBits};
 use super::*;
 use crate::driver::hand::Hand;
 use crate::driver::{
-    ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, NEXT, TABLE, VERSION_1, Vq, WRITE, idles, unique,
-    until,
+    ECHO, EVENT_IDX, Echo, Face, Gate, INDIRECT, Machine, NEXT, Silent, TABLE, VERSION_1, Vq, WRITE, idles,
+    unique, until,
 };
+use crate::queue::{Areas, QueueSetup};
 
 const NEEDS_RESET: u32 = 64;
 
@@ -623,4 +624,49 @@ fn cutting_buffers_loses_no_byte() {
         };
         assert_eq!([bytes(&first), bytes(&second)].concat(), bytes(&buffers));
     }
+}
+
+/// A queue of four entries whose driver is another thread: each chain is one buffer, as long as the chain's number.
+/// Miri lets a load see what was there before, unless something orders the two.
+// C-057
+#[test]
+fn miri_sees_a_chain_with_the_index_that_makes_it_available() {
+    const DESC: u64 = 0;
+    const AVAIL: u64 = 0x400;
+    const USED: u64 = 0x600;
+    let chains = if cfg!(miri) { 40 } else { 20_000 };
+    let memory = ambit_memory::map(&[AddressRange::fixed(0, 0x1_0000)]).unwrap();
+    let areas = Areas { desc: DESC, avail: AVAIL, used: USED };
+    let setup = QueueSetup { size: 4, areas, ..QueueSetup::at_reset(4) };
+    let queue = setup.check(&memory, PaBits::MAX).unwrap().queue().unwrap();
+    let call = Arc::new(Interrupt::new(Silent));
+    let mut ring = Ring { index: 0, queue, indirect: false, told: 0, kick: EventFd::new(0).unwrap(), call };
+    let start = Instant::now();
+    let index = |at| memory.load::<u16>(GuestAddress(at + 2), Ordering::Acquire).unwrap();
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1..=chains {
+                // The device is done with the chain that was in this place.
+                while (number as u16).wrapping_sub(index(USED)) > 4 {
+                    assert!(start.elapsed().as_secs() < 600, "hung before chain {number}");
+                    std::thread::yield_now();
+                }
+                let slot = (number - 1) % 4;
+                let at = GuestAddress(DESC + 16 * slot);
+                memory.write_obj(0x8000_u64, at).unwrap();
+                memory.write_obj(number, GuestAddress(at.0 + 8)).unwrap();
+                memory.write_obj(slot as u16, GuestAddress(AVAIL + 4 + 2 * slot)).unwrap();
+                memory.store(number as u16, GuestAddress(AVAIL + 2), Ordering::Release).unwrap();
+            }
+        });
+        for number in 1..=chains {
+            let taken = std::iter::repeat_with(|| ring.next(&memory).unwrap());
+            let (head, chain) = taken.inspect(|_| std::thread::yield_now()).flatten().next().unwrap();
+            let buffer = Buffer { address: GuestAddress(0x8000), len: number as u32 };
+            let expected = Chain { head, readable: vec![buffer], writable: Vec::new() };
+            assert_eq!((u64::from(head), chain), ((number - 1) % 4, Ok(expected)));
+            ring.finish(&memory, head, 0).unwrap();
+        }
+    });
 }
