@@ -78,7 +78,7 @@ pub const fn descriptors() -> [u64; 5] {
 /// [`BootError`] for a file that is no kernel, an initrd that is empty, a command line that the kernel would not read
 /// in full, and whatever does not fit in RAM.
 pub fn image<'a>(plan: &Plan, payload: &Payload<'a>) -> Result<BootImage<'a>, BootError> {
-    let Loaded { pieces: loaded, entry, header, initrd, cmdline: most } = load(payload, plan.ram())?;
+    let Loaded { pieces: loaded, entry, header, initrd, cmdline: most } = load(payload, plan)?;
     // Two names for one device would make two of it. Programs without a system read no tables.
     let tables = !header.is_empty() || matches!(entry, Entry::Pvh(_));
     let tables = tables && !payload.cmdline.split_whitespace().any(|word| word == "acpi=off");

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ambit_device_manager::{BootError, Payload, Piece};
+use ambit_device_manager::{BootError, Payload, Piece, Plan};
 use ambit_resources::{AddressRange, human_size};
 
 use crate::bzimage::{self, BzImage};
@@ -44,20 +44,17 @@ struct LowRam {
     banks: Vec<AddressRange>,
     /// All that the guest has, in bytes.
     memory: u64,
-    /// With more memory the last bank would be longer.
-    grows: bool,
+    /// Where the last bank would end if the guest had as much memory as there is room for. `None`: it has.
+    end: Option<u64>,
 }
 
-/// Places the kernel where it wants to be, and the initrd above it, in the first bank of `ram` that holds it whole.
+/// Places the kernel where it wants to be, and the initrd above it, in the first bank of RAM that holds it whole.
 ///
 /// # Errors
 /// [`BootError`] for a file that is no kernel, an initrd that is empty or that the kernel would not find, and whatever
-/// does not fit in `ram` below the hole for devices.
-pub fn load<'a>(
-    payload: &Payload<'a>,
-    ram: impl Iterator<Item = AddressRange>,
-) -> Result<Loaded<'a>, BootError> {
-    let ram = &LowRam::of(ram);
+/// does not fit in the plan's RAM below the hole for devices.
+pub fn load<'a>(payload: &Payload<'a>, plan: &Plan) -> Result<Loaded<'a>, BootError> {
+    let ram = &LowRam::of(plan);
     let kernel = Kernel::open(payload.kernel).map_err(|error| BootError::Kernel(error.to_string()))?;
     let initrd_size = payload.initrd.map_or(0, |initrd| initrd.len() as u64);
     let (mut loaded, end, initrd_last) = match kernel {
@@ -101,10 +98,14 @@ fn segment<'a>(segment: &Segment<'a>) -> Piece<'a> {
 }
 
 impl LowRam {
-    fn of(ram: impl Iterator<Item = AddressRange>) -> Self {
-        let (banks, above): (Vec<_>, Vec<_>) = ram.partition(|bank| bank.last() < pc::HOLE);
+    fn of(plan: &Plan) -> Self {
+        let (banks, above): (Vec<_>, Vec<_>) = plan.ram().partition(|bank| bank.last() < pc::HOLE);
         let memory = banks.iter().chain(&above).map(|bank| bank.size()).sum();
-        Self { banks, memory, grows: above.is_empty() }
+        let last = banks.last().map_or(0, |bank| bank.last());
+        let others = plan.regions.iter().filter_map(|region| region.range).map(AddressRange::first);
+        let next = others.filter(|first| *first > last).min().unwrap_or(pc::HOLE);
+        let end = Some(next.min(pc::HOLE)).filter(|_| above.is_empty());
+        Self { banks, memory, end }
     }
 
     fn holds(&self, range: AddressRange) -> bool {
@@ -118,24 +119,26 @@ impl LowRam {
         self.banks.iter().find_map(|bank| at(bank).filter(|range| bank.contains(*range)))
     }
 
-    /// The most bytes in one piece at or above `first`.
-    fn most(&self, first: u64) -> u64 {
-        let after = |bank: &AddressRange| (bank.last() + 1).saturating_sub(bank.first().max(first));
-        self.banks.iter().map(after).max().unwrap_or(0)
+    /// The most bytes in one piece from `first` to `last`.
+    fn most(&self, first: u64, last: u64) -> u64 {
+        let within =
+            |bank: &AddressRange| (bank.last().min(last) + 1).saturating_sub(bank.first().max(first));
+        self.banks.iter().map(within).max().unwrap_or(0)
     }
 
-    /// The first address of `range` where no RAM is.
-    fn ends(&self, range: AddressRange) -> u64 {
+    /// Where in `range` something is kept free.
+    fn kept_free(&self, range: AddressRange) -> u64 {
         let on = |at, bank: &AddressRange| if bank.contains_address(at) { bank.last() + 1 } else { at };
-        self.banks.iter().fold(range.first(), on)
+        let ends = self.banks.iter().fold(range.first(), on);
+        let is_last = self.banks.last().is_some_and(|bank| bank.last() < ends);
+        self.end.filter(|_| is_last).unwrap_or(ends)
     }
 
-    /// The refusal if `enough` bytes of memory would be enough for `what`.
+    /// The refusal if with `enough` bytes of RAM and what is kept free below there would be room for `what`.
     fn too_small(&self, what: &'static str, first: u64, needed: u64, enough: u64) -> Option<BootError> {
-        let last =
-            self.banks.last().filter(|bank| self.grows && bank.first() <= first && enough <= pc::HOLE)?;
+        let grows = self.end.is_some_and(|end| enough <= end);
+        let last = self.banks.last().filter(|bank| grows && bank.first() <= first)?;
         let free = (last.last() + 1).saturating_sub(first);
-        // What is kept free below takes its share.
         let enough = enough - (last.last() + 1).saturating_sub(self.memory);
         Some(BootError::TooLarge { what, needed, free, memory: self.memory, enough })
     }
@@ -143,7 +146,7 @@ impl LowRam {
 
 /// Gives the first address after the kernel.
 fn check_room(
-    ranges: impl Iterator<Item = AddressRange> + Clone,
+    mut ranges: impl Iterator<Item = AddressRange> + Clone,
     ram: &LowRam,
     initrd: u64,
 ) -> Result<u64, BootError> {
@@ -153,12 +156,20 @@ fn check_room(
         )));
     }
     let last = ranges.clone().map(|range| range.last()).max().unwrap_or(MIB);
-    if let Some(beyond) = ranges.clone().find(|range| !ram.holds(*range)) {
-        let small = ram.too_small("the kernel", beyond.first(), beyond.size(), enough(last, initrd));
+    let high = ranges.clone().find(|range| range.last() >= pc::HOLE);
+    if let Some(beyond) = high.or_else(|| ranges.find(|range| !ram.holds(*range))) {
+        // An initrd that has no room in any memory is refused after the kernel.
+        let mut all = [initrd, 0].into_iter().map(|initrd| enough(last, initrd));
+        let small = all.find_map(|all| ram.too_small("the kernel", beyond.first(), beyond.size(), all));
         return Err(small.unwrap_or_else(|| {
-            let why = match beyond.last() {
-                pc::HOLE.. => format!("and RAM for it ends at {:#x}, for devices; make it smaller", pc::HOLE),
-                _ => format!("and {:#x} is kept free; keep other ranges free (--reserve)", ram.ends(beyond)),
+            let why = match high {
+                Some(_) => format!("and RAM for it ends at {:#x}, for devices; make it smaller", pc::HOLE),
+                None => {
+                    format!(
+                        "and {:#x} is kept free; keep other ranges free (--reserve)",
+                        ram.kept_free(beyond)
+                    )
+                }
             };
             BootError::Kernel(format!("it wants to be at {beyond}, {why}, or link it elsewhere"))
         }));
@@ -179,17 +190,16 @@ fn place_initrd(bytes: &[u8], after: u64, ram: &LowRam, found_last: u64) -> Resu
             BootError::Initrd(format!(
                 "takes {}, and after the kernel RAM below 4 GiB has {} in one piece; make it smaller, or keep less \
                  free there (--reserve)",
-                human_size(size),
-                human_size(ram.most(first))
+                human_size(size.next_multiple_of(1 << 10)),
+                human_size(ram.most(first, u64::MAX - 1) & !0x3ff)
             ))
         })
     })?;
     if range.last() > found_last {
-        let free = (found_last + 1).saturating_sub(first);
         return Err(BootError::Initrd(format!(
             "has {size} bytes, and this kernel finds one up to {found_last:#x} (its initrd_addr_max), which leaves {} \
              after the kernel; make it smaller",
-            human_size(free)
+            human_size(ram.most(first, found_last))
         )));
     }
     Ok(range)

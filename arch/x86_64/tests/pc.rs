@@ -528,6 +528,29 @@ fn more_memory_is_asked_for_only_where_it_helps() {
 }
 
 #[test]
+fn more_memory_is_not_asked_for_where_something_is_kept_free_right_above() {
+    let reserve = Reserve { ranges: vec![AddressRange::fixed(8 * MIB, MIB)], ..Reserve::default() };
+    let machine = MachineConfig { reserve, ..config(4 * MIB, vec![]) };
+    let plan = plan(&pc(), &machine, &HostFacts::assumed()).unwrap();
+    let said = |runs| booted(&plan, &program(runs), "").unwrap_err().to_string();
+
+    assert_eq!(
+        said(&[(3 * MIB, 5 * MIB)]),
+        "the kernel takes 5 MiB, and of 4 MiB of memory 1 MiB are left for it; give the guest at least 8 MiB"
+    );
+    assert_eq!(
+        said(&[(3 * MIB, 5 * MIB + 1)]),
+        "the kernel is not one this board can start: it wants to be at [0x300000-0x800000], and 0x800000 is kept \
+         free; keep other ranges free (--reserve), or link it elsewhere"
+    );
+    assert_eq!(
+        said(&[(3 * MIB, 1), (3584 * MIB, 1)]),
+        "the kernel is not one this board can start: it wants to be at [0xe0000000-0xe0000000], and RAM for it ends \
+         at 0xc0000000, for devices; make it smaller, or link it elsewhere"
+    );
+}
+
+#[test]
 fn an_initrd_that_no_memory_would_hold_is_told_of_what_there_is() {
     let kernel = program(&[(3070 * MIB, 1)]);
     let payload = Payload { kernel: &kernel, initrd: Some(&vec![0; 3 << 20]), ..Payload::default() };

@@ -67,15 +67,19 @@ impl Machine {
 
     /// Whether nothing is to be said against a kernel that has these places, and an initrd up to `last`.
     pub fn has_room(&self, ranges: &[AddressRange], last: u64) -> bool {
-        let ram = self.plan.ram().next().expect("a machine has RAM");
-        if !ranges.iter().all(|range| range.first() >= MIB && ram.contains(*range)) {
+        let banks: Vec<AddressRange> = self.plan.ram().filter(|bank| bank.last() < pc::HOLE).collect();
+        let is_ram = |range: &AddressRange| banks.iter().any(|bank| bank.contains(*range));
+        if !ranges.iter().all(|range| range.first() >= MIB && is_ram(range)) {
             return false;
         }
         let end = ranges.iter().map(|range| range.last()).max().unwrap_or(0);
         let initrd = self.initrd.as_ref().map(|bytes| bytes.len() as u64);
         initrd.is_none_or(|size| {
-            let range = AddressRange::new((end + 1).next_multiple_of(4096), size);
-            range.is_some_and(|range| ram.contains(range) && range.last() <= last)
+            let in_bank = |bank: &AddressRange| {
+                let first = bank.first().max(end + 1).next_multiple_of(4096);
+                AddressRange::new(first, size).filter(|range| bank.contains(*range))
+            };
+            banks.iter().find_map(in_bank).is_some_and(|range| range.last() <= last)
         })
     }
 }
