@@ -252,7 +252,8 @@ impl Search<'_> {
         Some(remedy).filter(|remedy| possible && self.helps(remedy))
     }
 
-    /// The largest number from 1 to `most` with which `remedy` helps; more never helps where less does not.
+    /// The largest number from 1 to `most` with which `remedy` helps; more never helps where less does not, or hardly
+    /// ever.
     fn most(&self, most: u64, remedy: impl Fn(u64) -> Remedy) -> Option<Remedy> {
         if most == 0 || !self.helps(&remedy(1)) {
             return None;
@@ -286,13 +287,14 @@ impl Search<'_> {
     }
 
     fn cpus(&self) -> Option<Remedy> {
-        let most = u64::from(self.config.cpus.saturating_sub(1));
-        let found = self.most(most, |cpus| Remedy::Cpus(u32::try_from(cpus).unwrap_or(u32::MAX)));
-        found.or_else(|| match staged(self.board, self.config, self.facts).1 {
-            // With few vCPUs an ITS may be where something else is, as it follows the redistributors.
+        // First the limit itself, as fewer vCPUs than fit may not: an ITS that follows the redistributors may then be
+        // where something else is.
+        let limit = match staged(self.board, self.config, self.facts).1 {
             Err(PlanError::TooManyCpus { limit, .. }) => self.one(Remedy::Cpus(limit), limit > 0),
             _ => None,
-        })
+        };
+        let most = u64::from(self.config.cpus.saturating_sub(1));
+        limit.or_else(|| self.most(most, |cpus| Remedy::Cpus(u32::try_from(cpus).unwrap_or(u32::MAX))))
     }
 
     fn devices(&self) -> Option<Remedy> {
