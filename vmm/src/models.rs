@@ -1,10 +1,10 @@
-//! From the user's words to models of devices. The only place, besides snapshots, that opens files.
+//! From the user's words to models of devices. The only place that opens a machine's files.
 
 mod files;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -255,7 +255,8 @@ fn virtio_console(
         ConsoleTo::Stdio => Box::new(output),
         ConsoleTo::File(path) => {
             let mut file = add_to(path).map_err(|source| {
-                let unread = source.raw_os_error() == Some(libc::ENXIO);
+                let is_pipe = fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo());
+                let unread = is_pipe && source.raw_os_error() == Some(libc::ENXIO);
                 let why = if unread { ": nobody reads that pipe; start its reader first" } else { "" };
                 lacks(&format!("'{}' cannot be written for the virtio console{why}", path.display()), source)
             })?;

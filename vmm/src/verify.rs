@@ -1,5 +1,7 @@
 //! `ambit verify`: the plan beside what this host's KVM says to it.
 
+use std::collections::HashMap;
+
 use ambit_device_manager::{Board, Plan};
 use ambit_resources::human_size;
 use serde::Serialize;
@@ -113,15 +115,17 @@ fn table(plan: &Plan, rows: &[Row]) -> String {
 
 /// A row for each answer; what is the same for all vCPUs is one.
 fn rows_of(plan: &Plan, answers: &[Answer]) -> Vec<Row> {
-    let made = |answer: &Answer| {
-        matches!((&answer.step, &answer.outcome), (Step::CreateVcpu { .. }, Outcome::Granted))
-    };
-    let count = answers.iter().filter(|answer| made(answer)).count();
+    let granted = |answer: &&Answer| matches!(answer.outcome, Outcome::Granted);
+    let mut done: HashMap<String, u32> = HashMap::new();
+    for answer in answers.iter().filter(granted) {
+        *done.entry(words(&answer.step, plan).0).or_default() += 1;
+    }
     let mut rows = Vec::new();
     for answer in answers {
         let (step, planned) = words(&answer.step, plan);
         let (verdict, detail, errno) = match &answer.outcome {
-            Outcome::Granted if made(answer) && count < plan.cpus as usize => continue,
+            // Said once for all vCPUs, if all have it.
+            Outcome::Granted if of_each_vcpu(&answer.step) && done[&step] < plan.cpus => continue,
             Outcome::Granted => (Verdict::Ok, None, None),
             Outcome::Otherwise { given, named } => {
                 let text = format!("it was given {given:#x} and has {named:#x}");
@@ -130,7 +134,10 @@ fn rows_of(plan: &Plan, answers: &[Answer]) -> Vec<Row> {
             Outcome::Refused(error) => {
                 let errno = error.raw_os_error();
                 let after = match answer.step {
-                    Step::CreateVcpu { .. } => format!("after {}, ", report::counted(count as u64, "vCPU")),
+                    Step::CreateVcpu { .. } => {
+                        let made = done.get(&step).copied().unwrap_or(0);
+                        format!("after {}, ", report::counted(made.into(), "vCPU"))
+                    }
                     _ => String::new(),
                 };
                 let why = answer.step.why(errno.unwrap_or(0));
@@ -145,6 +152,10 @@ fn rows_of(plan: &Plan, answers: &[Answer]) -> Vec<Row> {
         }
     }
     rows
+}
+
+fn of_each_vcpu(step: &Step) -> bool {
+    matches!(step, Step::CreateVcpu { .. } | Step::DescribeVcpu { .. } | Step::SetRegister { .. })
 }
 
 /// What was asked for, and how much of it.
@@ -248,5 +259,21 @@ set the distributor       [0x9000000-0x900ffff]                    otherwise: it
             said,
             [("make vCPUs", "3"), ("tell vCPUs what they are", "3"), ("set MTRRdefType of vCPUs", "3")]
         );
+    }
+
+    #[test]
+    fn what_one_vcpu_was_refused_is_not_said_to_be_granted() {
+        let plan = planned(2);
+        let answers = [
+            answer(Step::CreateVcpu { id: 0 }, Outcome::Granted),
+            answer(Step::DescribeVcpu { id: 0 }, Outcome::Granted),
+            answer(Step::CreateVcpu { id: 1 }, Outcome::Granted),
+            answer(Step::DescribeVcpu { id: 1 }, refused(libc::EINVAL)),
+        ];
+
+        let rows = rows_of(&plan, &answers);
+
+        let said: Vec<_> = rows.iter().map(|row| (row.step.as_str(), row.answer.text())).collect();
+        assert_eq!(said, [("make vCPUs", "ok"), ("tell vCPUs what they are", "refused")]);
     }
 }

@@ -87,7 +87,7 @@ impl Cpus {
             true => Ok(()),
             false => Err(kvm_ioctls::Error::new(libc::EINVAL)),
         });
-        answers.hear(Step::SetRegister { id, name: "MTRRdefType" }, set).map(drop)
+        answers.hear(Step::SetRegister { id, name: "MTRRdefType and MISC_ENABLE" }, set).map(drop)
     }
 }
 
