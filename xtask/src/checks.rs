@@ -67,7 +67,7 @@ pub fn unit_tests(seed: Option<u32>) -> Result<()> {
 }
 
 /// The promises of the planner, with so many machines each.
-pub fn soak(cases: u64) -> Result<()> {
+pub fn soak(cases: u32) -> Result<()> {
     let tests = ["--test", "properties", "--test", "brute_force"];
     let packages = ["ambit-aarch64", "ambit-x86_64", "ambit-device-manager"].map(|name| ["--package", name]);
     let packages = ["test"].into_iter().chain(packages.into_iter().flatten());
