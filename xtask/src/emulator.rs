@@ -71,6 +71,14 @@ impl Cpu {
         }
     }
 
+    /// How many processors it has. Of two with SVM, as QEMU 7.2 emulates them, both stand still now and then.
+    fn processors(self) -> &'static str {
+        match self {
+            Self::Amd => "1",
+            _ => "2",
+        }
+    }
+
     /// The rest of the machine, as QEMU takes it.
     fn machine(self) -> &'static str {
         match self {
@@ -115,17 +123,17 @@ impl Architecture {
         }
     }
 
-    /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation.
+    /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation; and KVM
+    /// is to shadow page tables, as nested ones, as QEMU 7.2 emulates them, end the host's kernel in page faults.
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Arm64 => "console=ttyAMA0",
-            Self::X86_64 => "console=ttyS0 mitigations=off",
+            Self::X86_64 => "console=ttyS0 mitigations=off kvm_amd.npt=0",
         }
     }
 }
 
 const MEMORY: &str = "4G";
-const PROCESSORS: &str = "2";
 const REPORT_SIZE: u64 = 64 << 20;
 
 /// Boots the host, runs the job with its output on ours, and gives back its exit status.
@@ -225,7 +233,7 @@ fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], b
     // The machine goes when we go, however that happens.
     let mut qemu = command("setpriv", ["--pdeathsig", "KILL", cpu.architecture().emulator()]);
     qemu.args(["-M", cpu.machine(), "-cpu", cpu.argument()])
-        .args(["-accel", "tcg,thread=multi", "-smp", PROCESSORS, "-m", MEMORY])
+        .args(["-accel", "tcg,thread=multi", "-smp", cpu.processors(), "-m", MEMORY])
         .args(["-no-reboot", "-nodefaults", "-display", "none", "-monitor", "none"])
         .arg("-kernel")
         .arg(images.kernel())
