@@ -71,7 +71,7 @@ impl Cpu {
         }
     }
 
-    /// How many processors it has. Of two with SVM, as QEMU 7.2 emulates them, both stand still now and then.
+    /// How many processors it has. Two with SVM, as QEMU 7.2 emulates them, wait for each other for ever now and then.
     fn processors(self) -> &'static str {
         match self {
             Self::Amd => "1",
@@ -123,12 +123,14 @@ impl Architecture {
         }
     }
 
-    /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation; and KVM
-    /// is to shadow page tables, as nested ones, as QEMU 7.2 emulates them, end the host's kernel in page faults.
+    /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation. As
+    /// QEMU 7.2 emulates SVM, nested page tables end the host's kernel in page faults, so KVM is to shadow them. It
+    /// was seen to stand still without anything to do, as where a timer's interrupt is lost, so there always is a
+    /// next one: a tick.
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Arm64 => "console=ttyAMA0",
-            Self::X86_64 => "console=ttyS0 mitigations=off kvm_amd.npt=0",
+            Self::X86_64 => "console=ttyS0 mitigations=off kvm_amd.npt=0 nohz=off highres=off",
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::checks;
 use crate::failure::{Failure, Result};
 use crate::flat;
 use crate::progress::say;
+use crate::test;
 
 pub const HELP: &str = "\
 cargo xtask soak [CASES]
@@ -12,7 +13,8 @@ Holds the planner against its promises and against a placer that looks at every 
 promise. The default, 330000, makes more than two million plans; it takes about five minutes on two processors.
 Then, where this machine has x86_64 KVM that runs programs without a system: a guest of 2 TiB, for whose tables some
 KVM takes 6 GiB, and a thousand machines one after the other, which may leave nothing behind. That takes minutes, too,
-and `cargo xtask test --flat soak::` does it alone. Last comes every attack on a running monitor, over each transport.
+and `cargo xtask test --flat soak::` does it alone. Then comes every attack on a running monitor, over each transport,
+and last Debian as a PC on an emulated host of AMD's: cargo xtask test --guest --cpu amd does that alone.
 A failure prints the number of its machine: AMBIT_SEED=N cargo test -p ambit-aarch64 --test properties runs it alone.
 One of a PC prints the machine itself, the smallest that fails: PCs are chosen anew each time.
 ";
@@ -29,5 +31,6 @@ pub fn main(mut words: impl Iterator<Item = String>) -> Result<i32> {
     say(&format!("planning with {cases} machines for each promise"));
     checks::soak(cases)?;
     flat::soak()?;
+    test::pcs(&[])?;
     Ok(0)
 }
