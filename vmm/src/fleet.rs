@@ -130,11 +130,9 @@ fn judge(settings: &Settings<'_>, paths: &[PathBuf]) -> Result<Fleet, Failure> {
     let of_arch = |profile: &&Profile| profile.arch == arch;
     let readable = hosts.iter().filter_map(|(_, profile)| profile.as_ref().ok());
     let facts: Vec<HostFacts> = readable.filter(of_arch).map(|profile| profile.facts.clone()).collect();
-    let judge = Judge::new(settings, able(PaBits::MAX, settings, &facts));
-    if judge.is_err() {
-        progress.over();
-    }
-    Ok(judge?.judge(hosts, &facts, &mut progress))
+    progress.over();
+    let judge = Judge::new(settings, able(PaBits::MAX, settings, &facts))?;
+    Ok(judge.judge(hosts, &facts, &mut progress))
 }
 
 fn read(path: &Path) -> Result<Profile, (String, Vec<String>)> {
