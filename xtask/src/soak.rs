@@ -10,7 +10,7 @@ pub const HELP: &str = "\
 cargo xtask soak [CASES]
 
 Holds the planner against its promises and against a placer that looks at every page, with CASES machines for each
-promise. The default, 330000, makes more than two million plans; it takes about five minutes on two processors.
+promise. The default, 330000, makes more than a million plans; it takes minutes, and beside other work half an hour.
 Then, where this machine has x86_64 KVM that runs programs without a system: a guest of 2 TiB, for whose tables some
 KVM takes 6 GiB, and a thousand machines one after the other, which may leave nothing behind. That takes minutes, too,
 and `cargo xtask test --flat soak::` does it alone. Then comes every attack on a running monitor, over each transport,
