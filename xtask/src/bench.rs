@@ -92,7 +92,7 @@ fn planning() -> Result<i32> {
 /// How a PC starts on this machine's own KVM, if it is x86_64 and runs programs; 1 if a limit is missed.
 fn starting() -> Result<i32> {
     let Some(ground) = Ground::find("measuring how a PC starts", RELEASE)? else { return Ok(0) };
-    tools::need(tools::EMULATOR_X86_64)?;
+    tools::need(tools::QEMU_X86_64)?;
     let bench = measuring("ambit-start-bench", X86_64, RELEASE)?;
     say("measuring how a PC starts on this machine's own x86_64 KVM");
     let scratch = RunDirectory::new("start")?;

@@ -20,6 +20,19 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// That of this machine.
+    pub fn here() -> Self {
+        if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::X86_64 }
+    }
+
+    /// The file name of what starts programs that use its libraries.
+    pub fn loader(self) -> &'static str {
+        match self {
+            Self::Arm64 => "ld-linux-aarch64.so.1",
+            Self::X86_64 => "ld-linux-x86-64.so.2",
+        }
+    }
+
     /// What Debian calls it.
     pub fn debian(self) -> &'static str {
         match self {

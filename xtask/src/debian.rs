@@ -15,6 +15,16 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring";
 pub struct Debian {
     root: PathBuf,
     architecture: &'static str,
+    suite: Suite,
+}
+
+/// Which of a release's packages are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Those that it was released with, and their fixes.
+    Release,
+    /// Newer ones, built for it, where there are any.
+    Backports,
 }
 
 /// One fetched package.
@@ -28,15 +38,15 @@ pub struct Package {
 impl Debian {
     /// An apt that knows one architecture only, has its state under `root`, and the mirrors of this machine or of
     /// `AMBIT_MIRROR`.
-    pub fn open(root: &Path, architecture: Architecture) -> Result<Self> {
-        let debian = Self { root: root.to_owned(), architecture: architecture.debian() };
+    pub fn open(root: &Path, architecture: Architecture, suite: Suite) -> Result<Self> {
+        let debian = Self { root: root.to_owned(), architecture: architecture.debian(), suite };
         for directory in ["state/lists/partial", "cache/archives/partial", "none/partial", "etc"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).about("create the directory", &path)?;
         }
         // Nothing is installed: apt then names every package that a working system needs.
         write(&root.join("state/status"), "")?;
-        let sources = sources(debian.architecture)?;
+        let sources = sources(debian.architecture, suite)?;
         let unchanged = fs::read_to_string(root.join("etc/sources.list")).ok().as_ref() == Some(&sources);
         write(&root.join("apt.conf"), &debian.configuration()?)?;
         if !unchanged || !root.join("updated").exists() {
@@ -118,6 +128,11 @@ impl Debian {
         apt
     }
 
+    /// What packages are taken from wherever it has them.
+    fn preferred(&self) -> Option<String> {
+        (self.suite == Suite::Backports).then(|| format!("{}-backports", release_or_default()))
+    }
+
     fn configuration(&self) -> Result<String> {
         // How this machine reaches its mirrors (proxies, credentials, clocks that are wrong) holds for us too.
         let host = command("apt-config", ["dump"]).capture()?;
@@ -149,6 +164,9 @@ Dir::Etc::trusted "/etc/apt/trusted.gpg";
 Dir::Etc::trustedparts "/etc/apt/trusted.gpg.d";
 "#
         ));
+        if let Some(release) = self.preferred() {
+            text.push_str(&format!("APT::Default-Release \"{release}\";\n"));
+        }
         if tools::is_root() {
             // The cache may be where apt's own user cannot write.
             text.push_str("APT::Sandbox::User \"root\";\n");
@@ -190,7 +208,25 @@ fn file_names(uris: &str) -> Vec<String> {
         .collect()
 }
 
-fn sources(architecture: &str) -> Result<String> {
+fn sources(architecture: &str, suite: Suite) -> Result<String> {
+    let of_release = release_sources(architecture)?;
+    Ok(match suite {
+        Suite::Release => of_release,
+        Suite::Backports => with_backports(&of_release),
+    })
+}
+
+/// Adds them to each source that is a release and not its fixes: `deb [OPTIONS] URI SUITE main`.
+fn with_backports(sources: &str) -> String {
+    let newer = sources.lines().filter_map(|line| {
+        let release = line.strip_suffix(" main")?;
+        let name = release.rsplit(' ').next()?;
+        (!name.contains(['-', '/'])).then(|| format!("{release}-backports main\n"))
+    });
+    sources.to_owned() + &newer.collect::<String>()
+}
+
+fn release_sources(architecture: &str) -> Result<String> {
     let keyring = [".gpg", ".pgp"]
         .map(|ending| format!("{KEYRING}{ending}"))
         .into_iter()
@@ -199,11 +235,10 @@ fn sources(architecture: &str) -> Result<String> {
         Some(path) => format!("[arch={architecture} signed-by={path}]"),
         None => format!("[arch={architecture}]"),
     };
-    let suite = debian_release();
     if let Ok(mirror) = std::env::var("AMBIT_MIRROR") {
-        return Ok(format!("deb {options} {mirror} {} main\n", suite.as_deref().unwrap_or("bookworm")));
+        return Ok(format!("deb {options} {mirror} {} main\n", release_or_default()));
     }
-    let suite = suite.ok_or_else(|| {
+    let suite = debian_release().ok_or_else(|| {
         Failure::new(format!(
             "this machine is not Debian, so its package sources have no Debian; {}",
             mirror_remedy()
@@ -242,6 +277,10 @@ fn is_of_debian(source: &str, suite: &str) -> bool {
     })
 }
 
+fn release_or_default() -> String {
+    debian_release().unwrap_or_else(|| "bookworm".to_owned())
+}
+
 fn debian_release() -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").ok()?;
     let value = |key: &str| {
@@ -272,6 +311,18 @@ mod tests {
         assert!(!is("http://mirror/debian/ bookworm contrib"));
         assert!(!is("http://vendor/apt/ sdk-bookworm main"));
         assert!(!is("http://vendor/apt/ bookworm-pgdg main"));
+    }
+
+    #[test]
+    fn backports_are_of_releases_and_not_of_their_fixes() {
+        let release = "deb [arch=amd64] http://m/debian bookworm main\n";
+        let fixes = "deb [arch=amd64] http://m/debian bookworm-updates main\n\
+                     deb [arch=amd64] http://m/old buster/updates main\n";
+
+        assert_eq!(
+            with_backports(&format!("{release}{fixes}")),
+            format!("{release}{fixes}deb [arch=amd64] http://m/debian bookworm-backports main\n")
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::failure::{About, Failure, Result};
 use crate::image::{self, Images};
 use crate::job::{Job, follow, surroundings};
 use crate::places::RunDirectory;
+use crate::progress::say;
 use crate::terminal;
 use crate::tools;
 
@@ -118,15 +119,15 @@ impl Architecture {
 
     fn tools(self) -> &'static [tools::Tool] {
         match self {
-            Self::Arm64 => tools::EMULATOR,
-            Self::X86_64 => tools::EMULATOR_X86_64,
+            Self::Arm64 => tools::QEMU,
+            Self::X86_64 => tools::QEMU_X86_64,
         }
     }
 
     /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation. As
-    /// QEMU 7.2 emulates SVM, nested page tables end the host's kernel in page faults, so KVM is to shadow them. It
-    /// was seen to stand still without anything to do, as where a timer's interrupt is lost, so there always is a
-    /// next one: a tick.
+    /// QEMU emulates SVM, nested page tables end the host's kernel in page faults (7.2) or shut a guest down (10.0), so
+    /// KVM is to shadow them. It was seen to stand still without anything to do, as where a timer's interrupt is lost,
+    /// so there always is a next one: a tick.
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Arm64 => "console=ttyAMA0",
@@ -140,7 +141,7 @@ const REPORT_SIZE: u64 = 64 << 20;
 
 /// Boots the host, runs the job with its output on ours, and gives back its exit status.
 pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
-    tools::need(cpu.architecture().tools())?;
+    tools::need(tools::EMULATOR)?;
     let host_root = images.host_root.as_deref().expect("the images were made for an emulated host");
     let directory = RunDirectory::new("host")?;
     let disks = [
@@ -150,7 +151,7 @@ pub fn run(images: &Images, cpu: Cpu, job: &Job) -> Result<i32> {
         ("report", report(&directory)?, false),
     ];
     let boot_log = directory.join("boot.log");
-    let mut machine = qemu(images, cpu, job, &disks, &boot_log);
+    let mut machine = qemu(images, cpu, job, &disks, &boot_log)?;
 
     let ended = if job.interactive {
         let _terminal = terminal::Remembered::now();
@@ -231,9 +232,40 @@ fn status(directory: &RunDirectory) -> Option<i32> {
     tools::tool("tar", extract).capture().ok()?.trim().parse().ok()
 }
 
-fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], boot_log: &Path) -> Command {
+/// Debian's newest QEMU where it can be had, else this machine's.
+fn emulator(architecture: Architecture) -> Result<Command> {
     // The machine goes when we go, however that happens.
-    let mut qemu = command("setpriv", ["--pdeathsig", "KILL", cpu.architecture().emulator()]);
+    let mut emulator = command("setpriv", ["--pdeathsig", "KILL"]);
+    match image::emulator() {
+        Ok(tree) => {
+            let (here, usr) = (Architecture::here(), tree.join("usr"));
+            let libraries = usr.join("lib").join(here.libraries());
+            // It is of another Debian than this machine's, perhaps, and so has its own loader and C library.
+            emulator.arg(libraries.join(here.loader())).arg("--library-path").arg(&libraries);
+            emulator.arg(usr.join("bin").join(architecture.emulator()));
+            for data in ["qemu", "seabios"] {
+                emulator.arg("-L").arg(usr.join("share").join(data));
+            }
+        }
+        Err(error) => {
+            say(&format!(
+                "{error}\nso this machine's own QEMU emulates the host; 7.2 was seen to lose one guest in some thousands"
+            ));
+            tools::need(architecture.tools())?;
+            emulator.arg(architecture.emulator());
+        }
+    }
+    Ok(emulator)
+}
+
+fn qemu(
+    images: &Images,
+    cpu: Cpu,
+    job: &Job,
+    disks: &[(&str, PathBuf, bool)],
+    boot_log: &Path,
+) -> Result<Command> {
+    let mut qemu = emulator(cpu.architecture())?;
     qemu.args(["-M", cpu.machine(), "-cpu", cpu.argument()])
         .args(["-accel", "tcg,thread=multi", "-smp", cpu.processors(), "-m", MEMORY])
         .args(["-no-reboot", "-nodefaults", "-display", "none", "-monitor", "none"])
@@ -275,7 +307,7 @@ fn qemu(images: &Images, cpu: Cpu, job: &Job, disks: &[(&str, PathBuf, bool)], b
             ))
             .args(["-device", &format!("virtio-blk-pci,drive={serial},serial={serial}")]);
     }
-    qemu
+    Ok(qemu)
 }
 
 fn start(cpu: Cpu, machine: &mut Command) -> Result<Child> {

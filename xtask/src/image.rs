@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::build::Architecture;
 use crate::command::Run;
 use crate::cpio;
-use crate::debian::{self, Debian, Package};
+use crate::debian::{self, Debian, Package, Suite};
 use crate::failure::{About, Failure, Result};
 use crate::modules;
 use crate::places::{self, CacheLock};
@@ -247,7 +247,7 @@ impl Workshop {
     }
 
     fn debian(&self) -> Result<Debian> {
-        Debian::open(&self.cache.join("apt"), self.architecture)
+        Debian::open(&self.cache.join("apt"), self.architecture, Suite::Release)
     }
 
     /// Runs `make` unless it has already run with the same inputs.
@@ -272,6 +272,26 @@ impl Workshop {
         create(&self.cache.join("locks"))?;
         fs::write(&path, debian::record(packages)?).about("write", &path)
     }
+}
+
+/// Debian's newest QEMU for this machine, unpacked where it is run from: below the directory it would be installed in.
+pub fn emulator() -> Result<PathBuf> {
+    tools::need(tools::IMAGES)?;
+    let _lock = CacheLock::take()?;
+    let workshop = Workshop { architecture: Architecture::here(), cache: places::cache().join("emulator") };
+    let recipe = Recipe::read("emulator")?;
+    let tree = workshop.cache.join("tree");
+    workshop.unless_made("tree", &inputs(&recipe)?, || {
+        let debian = Debian::open(&workshop.cache.join("apt"), workshop.architecture, Suite::Backports)?;
+        let packages = debian.fetch(&recipe.packages, false)?;
+        workshop.record("tree", &packages)?;
+        step("unpacking the QEMU that emulates hosts", || {
+            empty(&tree)?;
+            debian::unpack(&packages, &tree)?;
+            merge_usr(&tree)
+        })
+    })?;
+    Ok(tree)
 }
 
 /// Makes an ext4 image of a directory, without mounting anything.

@@ -21,19 +21,17 @@ pub const IMAGES: &[Tool] = &[
     ("sha256sum", "coreutils"),
 ];
 
-const QEMU_ARM64: Tool = ("qemu-system-aarch64", "qemu-system-arm");
+/// What the board `qemu-virt` is compared with, and how fast its guests are.
+pub const QEMU: &[Tool] = &[("qemu-system-aarch64", "qemu-system-arm")];
 
-/// What the board `qemu-virt` is compared with.
-pub const QEMU: &[Tool] = &[QEMU_ARM64];
+/// What the start of a PC is compared with.
+pub const QEMU_X86_64: &[Tool] = &[("qemu-system-x86_64", "qemu-system-x86")];
 
 /// What ACPI tables are held against.
 pub const ACPI: &[Tool] = &[("iasl", "acpica-tools")];
 
-/// What the emulated host takes besides.
-pub const EMULATOR: &[Tool] = &[QEMU_ARM64, ("setpriv", "util-linux")];
-
-/// What the emulated host of the other architecture takes instead.
-pub const EMULATOR_X86_64: &[Tool] = &[("qemu-system-x86_64", "qemu-system-x86"), ("setpriv", "util-linux")];
+/// What the emulated host takes besides its QEMU.
+pub const EMULATOR: &[Tool] = &[("setpriv", "util-linux")];
 
 /// What counts instructions.
 pub const COUNTING: &[Tool] = &[("valgrind", "valgrind"), ("setarch", "util-linux")];

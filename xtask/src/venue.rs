@@ -48,7 +48,7 @@ impl Venue {
     /// The same with QEMU for arm64 where jobs run.
     pub fn with_qemu(self) -> Result<Self> {
         match self {
-            Self::Native(images) => tools::need(tools::EMULATOR).map(|()| Self::Native(images)),
+            Self::Native(images) => tools::need(tools::QEMU).map(|()| Self::Native(images)),
             Self::Emulated(images) => images.with_qemu().map(Self::Emulated),
         }
     }
