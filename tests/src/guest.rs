@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::console::{Console, HANG, Missing};
 use crate::terminal::Terminal;
-use crate::{place, tap::Tap};
+use crate::{place, stuck, tap::Tap};
 
 /// What the guest's init prints when it is up, whichever root it has.
 pub const READY: &str = "AMBIT-GUEST-READY";
@@ -282,9 +282,13 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed && self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            eprintln!("---- the monitor\n{}", stuck::tell(self.pid()));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
+        if failed {
             eprintln!("---- console\n{}\n---- standard error\n{}\n----", self.console(), self.errors());
         }
     }

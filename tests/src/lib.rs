@@ -13,6 +13,7 @@ pub mod place;
 pub mod plan;
 pub mod scratch;
 pub mod stream;
+mod stuck;
 pub mod tap;
 pub mod terminal;
 
