@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use ambit_device_manager::{BootError, BootImage, CpuMode, Payload, Piece, Plan};
+use ambit_device_manager::{BootError, BootImage, CpuMode, Payload, Piece, Plan, RegionKind};
 use ambit_resources::AddressRange;
 use linux_loader::cmdline::{Cmdline, Error as CmdlineError};
 
@@ -40,10 +40,14 @@ pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>, board: &BoardSpec) -> Resul
     let initrd_size = payload.initrd.map_or(0, |initrd| initrd.len() as u64);
     let base = ram.first().next_multiple_of(TWO_MIB).saturating_add(board.kernel_offset);
     let most = ram.size().saturating_sub(base - ram.first());
-    let image = Image::open(payload.kernel, most).map_err(|error| refuse(error, ram, base, initrd_size))?;
+    let kept = plan.regions.iter().filter(|region| region.kind == RegionKind::Reserved);
+    let kept_free =
+        kept.filter_map(|region| Some(region.range?.first())).filter(|first| *first > ram.last()).min();
+    let mut room = Room { ram, kept_free, next: base, enough: 0 };
+    let image = Image::open(payload.kernel, most).map_err(|error| room.refuse(error, initrd_size))?;
 
-    let enough = enough(ram, base + image.text_offset, image.memory, initrd_size);
-    let mut room = Room { ram, next: base + image.text_offset, enough };
+    room.enough = enough(ram, base + image.text_offset, image.memory, initrd_size);
+    room.next += image.text_offset;
     let kernel = room.take("the kernel", image.memory, 1)?;
     let initrd =
         payload.initrd.map(|bytes| place_initrd(&mut room, kernel, bytes.len() as u64)).transpose()?;
@@ -72,19 +76,6 @@ pub fn tree(plan: &Plan, chosen: &Chosen, edits: &[Edit]) -> Result<Node, TreeEr
     }
 }
 
-fn refuse(error: ImageError, ram: AddressRange, base: u64, initrd: u64) -> BootError {
-    match error {
-        ImageError::TooLarge { text_offset, memory } => BootError::TooLarge {
-            what: "the kernel",
-            needed: memory,
-            free: (ram.last() + 1).saturating_sub(base + text_offset),
-            memory: ram.size(),
-            enough: enough(ram, base + text_offset, memory, initrd),
-        },
-        error => BootError::Kernel(error.to_string()),
-    }
-}
-
 /// With how much RAM everything fits, whatever the size of the tree; whole MiB.
 fn enough(ram: AddressRange, kernel: u64, memory: u64, initrd: u64) -> u64 {
     let up = |at: u64, align: u64| at.checked_next_multiple_of(align).unwrap_or(u64::MAX);
@@ -97,22 +88,36 @@ fn enough(ram: AddressRange, kernel: u64, memory: u64, initrd: u64) -> u64 {
 /// RAM that has nothing in it yet.
 struct Room {
     ram: AddressRange,
+    /// The first address above that RAM cannot have: more memory goes to after that.
+    kept_free: Option<u64>,
     next: u64,
     enough: u64,
 }
 
 impl Room {
+    fn refuse(&self, error: ImageError, initrd: u64) -> BootError {
+        match error {
+            ImageError::TooLarge { text_offset, memory } => {
+                let first = self.next + text_offset;
+                self.too_large("the kernel", memory, first, enough(self.ram, first, memory, initrd))
+            }
+            error => BootError::Kernel(error.to_string()),
+        }
+    }
+
+    fn too_large(&self, what: &'static str, needed: u64, first: u64, enough: u64) -> BootError {
+        let free = (self.ram.last() + 1).saturating_sub(first);
+        match self.kept_free.filter(|kept_free| enough > kept_free - self.ram.first()) {
+            None => BootError::TooLarge { what, needed, free, memory: self.ram.size(), enough },
+            Some(kept_free) => BootError::Interrupted { what, needed, free, kept_free },
+        }
+    }
+
     fn take(&mut self, what: &'static str, size: u64, align: u64) -> Result<AddressRange, BootError> {
         let first = self.next.next_multiple_of(align);
         let taken = AddressRange::new(first, size).filter(|range| self.ram.contains(*range));
         let Some(range) = taken else {
-            return Err(BootError::TooLarge {
-                what,
-                needed: size,
-                free: (self.ram.last() + 1).saturating_sub(first),
-                memory: self.ram.size(),
-                enough: self.enough,
-            });
+            return Err(self.too_large(what, size, first, self.enough));
         };
         self.next = range.last() + 1;
         Ok(range)

@@ -529,6 +529,13 @@ pub enum BootError {
         /// With this much, the whole payload fits.
         enough: u64,
     },
+    /// More memory is no way out: it goes to after what is kept free at `kept_free`. Sizes are in bytes.
+    #[error(
+        "{what} takes {}, and {} are left for it below {kept_free:#x}, which is kept free; keep less free \
+         there (--reserve), or start with a smaller kernel or initrd",
+        kib_up(*.needed), kib_down(*.free)
+    )]
+    Interrupted { what: &'static str, needed: u64, free: u64, kept_free: u64 },
     #[error("the initrd {0}")]
     Initrd(String),
     #[error("the kernel command line {0}")]

@@ -1,4 +1,4 @@
-use ambit_device_manager::{Board, HostFacts, MachineConfig, Width, WidthSource, plan};
+use ambit_device_manager::{Board, HostFacts, MachineConfig, Reserve, Width, WidthSource, plan};
 use ambit_resources::PaBits;
 use proptest::prelude::*;
 
@@ -8,9 +8,16 @@ use crate::native;
 const MIB: u64 = 1 << 20;
 
 fn machine(memory: u64) -> Plan {
+    interrupted(memory, None)
+}
+
+/// With a page kept free.
+fn interrupted(memory: u64, page: Option<u64>) -> Plan {
+    let ranges = page.and_then(|page| AddressRange::new(page, 4096)).into_iter().collect();
+    let reserve = Reserve { ranges, ..Reserve::default() };
     let width = Width { bits: PaBits::new(40).unwrap(), source: WidthSource::Host };
     let facts = HostFacts { width, ..HostFacts::assumed() };
-    plan(&native(), &MachineConfig { memory, ..MachineConfig::default() }, &facts).unwrap()
+    plan(&native(), &MachineConfig { memory, reserve, ..MachineConfig::default() }, &facts).unwrap()
 }
 
 /// A kernel file of 4 KiB that wants `memory`.
@@ -126,7 +133,7 @@ fn an_initrd_ends_within_32_gib_of_the_kernels_window() {
     let ram = AddressRange::fixed(0x4000_0000, 64 << 30);
     let kernel = AddressRange::fixed(0x4000_0000, MIB);
     let place = |size| {
-        let mut room = Room { ram, next: kernel.last() + 1, enough: 0 };
+        let mut room = Room { ram, kept_free: None, next: kernel.last() + 1, enough: 0 };
         place_initrd(&mut room, kernel, size)
     };
 
@@ -141,13 +148,38 @@ fn an_initrd_ends_within_32_gib_of_the_kernels_window() {
 fn a_tree_never_crosses_a_2_mib_boundary() {
     let ram = AddressRange::fixed(0x4000_0000, 16 * MIB);
     let place = |next, size| {
-        let mut room = Room { ram, next, enough: 0 };
+        let mut room = Room { ram, kept_free: None, next, enough: 0 };
         room.take_unbroken("the device tree", size).map(AddressRange::first)
     };
 
     assert_eq!(place(0x401f_0000, 0x1_0000), Ok(0x401f_0000));
     assert_eq!(place(0x401f_0000, 0x1_0001), Ok(0x4020_0000));
     assert_eq!(place(0x4000_0001, TWO_MIB), Ok(0x4020_0000));
+}
+
+#[test]
+fn more_memory_is_advised_only_where_it_goes_to_the_payload() {
+    let (small, large) = (kernel(0, MIB), kernel(0, 33 * MIB));
+    let initrd = [0; 40 << 10].repeat(1 << 10);
+    let refused = |kernel, initrd, memory| {
+        boot(&interrupted(memory, Some(0x4200_0000)), &Payload { kernel, initrd, ..Payload::default() })
+            .unwrap_err()
+            .to_string()
+    };
+
+    let has = |what: &str, free: u32| {
+        format!(
+            "{what}, and {free} MiB are left for it below 0x42000000, which is kept free; keep less free there (--reserve), \
+             or start with a smaller kernel or initrd"
+        )
+    };
+    let first = "the kernel takes 1 MiB, and of 1000 KiB of memory 1000 KiB are left for it; give the guest at least 4 MiB";
+    assert_eq!(refused(&small, None, 1000 << 10), first);
+    for memory in [30 * MIB, 32 * MIB, 1024 * MIB] {
+        let free = if memory == 30 * MIB { [30, 29] } else { [32, 31] };
+        assert_eq!(refused(&large, None, memory), has("the kernel takes 33 MiB", free[0]));
+        assert_eq!(refused(&small, Some(&initrd), memory), has("the initrd takes 40 MiB", free[1]));
+    }
 }
 
 #[test]
@@ -190,17 +222,24 @@ proptest! {
         kernel_memory in 1..40_000_000_u64,
         text_offset in 0..TWO_MIB / 4096,
         initrd in prop::option::of(1..20_000_000_usize),
+        kept_free in prop::option::of(1..20_000_u64),
     ) {
+        let page = kept_free.map(|page| 0x4000_0000 + page * 4096);
         let kernel = kernel(text_offset * 4096, kernel_memory);
         let initrd = initrd.map(|size| vec![0; size]);
         let payload = Payload { kernel: &kernel, initrd: initrd.as_deref(), ..Payload::default() };
-        let (plan, image) = match boot(&machine(pages * 4096), &payload) {
+        let (plan, image) = match boot(&interrupted(pages * 4096, page), &payload) {
+            // Where the page is far away, nothing is in the way of what would be enough.
+            Err(BootError::Interrupted { .. }) => {
+                prop_assert!(page.is_some_and(|page| page < 0x4000_0000 + 66 * MIB));
+                return Ok(());
+            }
             Err(BootError::TooLarge { enough, .. }) => {
-                let plan = machine(enough);
+                let plan = interrupted(enough, page);
                 let image = boot(&plan, &payload).unwrap();
                 (plan, image)
             }
-            other => (machine(pages * 4096), other.unwrap()),
+            other => (interrupted(pages * 4096, page), other.unwrap()),
         };
 
         let mut ranges: Vec<AddressRange> = image.pieces.iter()
