@@ -28,7 +28,8 @@ pub fn lint() -> Result<()> {
     let strict = ["--", "--deny", "warnings"];
     let all = ["clippy", "--workspace", "--all-targets"];
     // With --all-targets cargo leaves out what is not a test by default, even where it is named.
-    let told = ["clippy", "--package", "ambit-tests", "--test", "guests", "--test", "qemu", "--test", "flat"];
+    // Of the workspace, since a package alone has dependencies with other features, built anew.
+    let told = ["clippy", "--workspace", "--test", "guests", "--test", "qemu", "--test", "flat"];
     for (what, words) in [("lints", all.as_slice()), ("lints of tests that need more", told.as_slice())] {
         shown(&format!("{what}, this machine's architecture"), cargo(words.iter().chain(&strict)))?;
         let arm64 = words.iter().chain(&["--target", ARM64]).chain(&strict);
@@ -57,13 +58,13 @@ pub fn unit_tests(seed: Option<u32>) -> Result<()> {
     shown("unit tests", all)?;
     shown("unit tests of the vendor's board", cargo(vendor::cargo("test")))?;
     // Run again for what it prints, which takes no time.
-    let conformance = ["test", "--quiet", "--package", "ambit-tests", "--test", "conformance"];
+    let conformance = ["test", "--quiet", "--workspace", "--test", "conformance"];
     shown(
         "conformance to virtio",
         cargo(conformance.into_iter().chain(["--", "--nocapture", "--test-threads=1"])),
     )?;
     tools::need(tools::QEMU)?;
-    shown("board qemu-virt beside QEMU", cargo(["test", "--package", "ambit-tests", "--test", "qemu"]))
+    shown("board qemu-virt beside QEMU", cargo(["test", "--workspace", "--test", "qemu"]))
 }
 
 /// The promises of the planner, with so many machines each.
