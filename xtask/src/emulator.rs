@@ -126,8 +126,8 @@ impl Architecture {
 
     /// What the host's kernel is told besides. Nothing is protected from an emulated processor's speculation. As
     /// QEMU emulates SVM, nested page tables end the host's kernel in page faults (7.2) or shut a guest down (10.0), so
-    /// KVM is to shadow them. It was seen to stand still without anything to do, as where a timer's interrupt is lost,
-    /// so there always is a next one: a tick.
+    /// KVM is to shadow them, which works with 7.2. It was seen to stand still without anything to do, as where a timer's
+    /// interrupt is lost, so there always is a next one: a tick.
     fn kernel_words(self) -> &'static str {
         match self {
             Self::Arm64 => "console=ttyAMA0",
@@ -232,29 +232,27 @@ fn status(directory: &RunDirectory) -> Option<i32> {
     tools::tool("tar", extract).capture().ok()?.trim().parse().ok()
 }
 
-/// Debian's newest QEMU where it can be had, else this machine's.
+/// Debian's newest QEMU for arm64 where it can be had, else this machine's; for x86_64 this machine's.
 fn emulator(architecture: Architecture) -> Result<Command> {
     // The machine goes when we go, however that happens.
     let mut emulator = command("setpriv", ["--pdeathsig", "KILL"]);
-    match image::emulator() {
-        Ok(tree) => {
-            let (here, usr) = (Architecture::here(), tree.join("usr"));
-            let libraries = usr.join("lib").join(here.libraries());
-            // It is of another Debian than this machine's, perhaps, and so has its own loader and C library.
-            emulator.arg(libraries.join(here.loader())).arg("--library-path").arg(&libraries);
-            emulator.arg(usr.join("bin").join(architecture.emulator()));
-            for data in ["qemu", "seabios"] {
-                emulator.arg("-L").arg(usr.join("share").join(data));
-            }
-        }
-        Err(error) => {
-            say(&format!(
-                "{error}\nso this machine's own QEMU emulates the host; 7.2 was seen to lose one guest in some thousands"
-            ));
-            tools::need(architecture.tools())?;
-            emulator.arg(architecture.emulator());
-        }
+    // The newest has not booted a guest in three minutes where KVM shadows its page tables.
+    let newest = (architecture == Architecture::Arm64).then(image::emulator);
+    if let Some(Ok(tree)) = newest {
+        let (here, usr) = (Architecture::here(), tree.join("usr"));
+        let libraries = usr.join("lib").join(here.libraries());
+        // It is of another Debian than this machine's, perhaps, and so has its own loader and C library.
+        emulator.arg(libraries.join(here.loader())).arg("--library-path").arg(&libraries);
+        emulator.arg(usr.join("bin").join(architecture.emulator())).arg("-L").arg(usr.join("share/qemu"));
+        return Ok(emulator);
     }
+    if let Some(Err(error)) = newest {
+        say(&format!(
+            "{error}\nso this machine's own QEMU emulates the host; 7.2 was seen to lose one guest in some thousands"
+        ));
+    }
+    tools::need(architecture.tools())?;
+    emulator.arg(architecture.emulator());
     Ok(emulator)
 }
 

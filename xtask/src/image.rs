@@ -274,7 +274,7 @@ impl Workshop {
     }
 }
 
-/// Debian's newest QEMU for this machine, unpacked where it is run from: below the directory it would be installed in.
+/// Debian's newest QEMU that emulates arm64, for this machine: the directory that stands for `/` of where it would be.
 pub fn emulator() -> Result<PathBuf> {
     tools::need(tools::IMAGES)?;
     let _lock = CacheLock::take()?;
@@ -285,7 +285,7 @@ pub fn emulator() -> Result<PathBuf> {
         let debian = Debian::open(&workshop.cache.join("apt"), workshop.architecture, Suite::Backports)?;
         let packages = debian.fetch(&recipe.packages, false)?;
         workshop.record("tree", &packages)?;
-        step("unpacking the QEMU that emulates hosts", || {
+        step("unpacking the QEMU that emulates arm64 hosts", || {
             empty(&tree)?;
             debian::unpack(&packages, &tree)?;
             merge_usr(&tree)
