@@ -248,7 +248,7 @@ fn emulator(architecture: Architecture) -> Result<Command> {
     }
     if let Some(Err(error)) = newest {
         say(&format!(
-            "{error}\nso this machine's own QEMU emulates the host; 7.2 was seen to lose one guest in some thousands"
+            "{error}\nso this machine's own QEMU emulates the host; with 7.2 one guest in some thousands was lost"
         ));
     }
     tools::need(architecture.tools())?;

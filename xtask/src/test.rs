@@ -26,8 +26,8 @@ Without options: all but --cpu amd. Formatting, lints for both architectures, li
 the tests of each crate, the board qemu-virt beside this machine's QEMU, where there is a nightly toolchain what random
 bytes and Miri find, programs without a system where this machine has x86_64 KVM that runs them, and then guests booted
 where KVM is: on an arm64 machine there, and else in an emulated arm64 host, once for each width of guest physical
-addresses and each interrupt controller. examples/vendor-board is tested as our own crates are. An emulator loses a guest
-now and then: where no more than two tests fail in an emulated host, they are run again, alone, and called UNSTEADY if
+addresses and each interrupt controller. examples/vendor-board is tested as our own crates are. An emulator may lose a
+guest: where no more than two tests fail in an emulated host, they are run again, alone, and called UNSTEADY if
 they pass then; with a FILTER, and on real KVM, a test has one chance.
 
   --lint            formatting, lints, licences and dependencies
