@@ -43,11 +43,18 @@ pub fn linux<'a>(plan: &Plan, payload: &Payload<'a>, board: &BoardSpec) -> Resul
     let kept = plan.regions.iter().filter(|region| region.kind == RegionKind::Reserved);
     let kept_free =
         kept.filter_map(|region| Some(region.range?.first())).filter(|first| *first > ram.last()).min();
-    let mut room = Room { ram, kept_free, next: base, enough: 0 };
-    let image = Image::open(payload.kernel, most).map_err(|error| room.refuse(error, initrd_size))?;
+    let room = |text_offset, memory| {
+        let next = base + text_offset;
+        Room { ram, kept_free, next, enough: enough(ram, next, memory, initrd_size) }
+    };
+    let image = Image::open(payload.kernel, most).map_err(|error| match error {
+        ImageError::TooLarge { text_offset, memory } => {
+            room(text_offset, memory).too_large("the kernel", memory, base + text_offset)
+        }
+        error => BootError::Kernel(error.to_string()),
+    })?;
 
-    room.enough = enough(ram, base + image.text_offset, image.memory, initrd_size);
-    room.next += image.text_offset;
+    let mut room = room(image.text_offset, image.memory);
     let kernel = room.take("the kernel", image.memory, 1)?;
     let initrd =
         payload.initrd.map(|bytes| place_initrd(&mut room, kernel, bytes.len() as u64)).transpose()?;
@@ -95,18 +102,9 @@ struct Room {
 }
 
 impl Room {
-    fn refuse(&self, error: ImageError, initrd: u64) -> BootError {
-        match error {
-            ImageError::TooLarge { text_offset, memory } => {
-                let first = self.next + text_offset;
-                self.too_large("the kernel", memory, first, enough(self.ram, first, memory, initrd))
-            }
-            error => BootError::Kernel(error.to_string()),
-        }
-    }
-
-    fn too_large(&self, what: &'static str, needed: u64, first: u64, enough: u64) -> BootError {
-        let free = (self.ram.last() + 1).saturating_sub(first);
+    /// The refusal of `what`, which would begin at `first`.
+    fn too_large(&self, what: &'static str, needed: u64, first: u64) -> BootError {
+        let (free, enough) = ((self.ram.last() + 1).saturating_sub(first), self.enough);
         match self.kept_free.filter(|kept_free| enough > kept_free - self.ram.first()) {
             None => BootError::TooLarge { what, needed, free, memory: self.ram.size(), enough },
             Some(kept_free) => BootError::Interrupted { what, needed, free, kept_free },
@@ -117,7 +115,7 @@ impl Room {
         let first = self.next.next_multiple_of(align);
         let taken = AddressRange::new(first, size).filter(|range| self.ram.contains(*range));
         let Some(range) = taken else {
-            return Err(self.too_large(what, size, first, self.enough));
+            return Err(self.too_large(what, size, first));
         };
         self.next = range.last() + 1;
         Ok(range)
