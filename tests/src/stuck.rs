@@ -16,8 +16,8 @@ const EVENTS: usize = 40;
 /// Each thread with where the kernel has it and the time it took, each count of KVM's that changed in a second, and the
 /// last of what KVM's tracepoints said in it: where the guest was, and why it left.
 pub fn tell(pid: u32) -> String {
-    let trace = Trace::begin(pid);
     let (threads, counts) = (threads(pid), counts(pid));
+    let trace = Trace::begin(pid, &threads);
     sleep(WATCHED);
     let mut told = String::new();
     for (before, after) in threads.iter().zip(self::threads(pid)) {
@@ -86,11 +86,11 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 struct Trace(PathBuf);
 
 impl Trace {
-    fn begin(pid: u32) -> Option<Self> {
+    fn begin(pid: u32, threads: &[Thread]) -> Option<Self> {
         let place = Path::new(TRACING).join(format!("ambit-{pid}"));
         fs::create_dir(&place).ok()?;
         let trace = Self(place);
-        let threads: Vec<String> = threads(pid).into_iter().map(|thread| thread.id).collect();
+        let threads: Vec<&str> = threads.iter().map(|thread| thread.id.as_str()).collect();
         fs::write(trace.0.join("set_event_pid"), threads.join(" ")).ok()?;
         fs::write(trace.0.join("events/kvm/enable"), "1").ok()?;
         Some(trace)
