@@ -20,9 +20,13 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// That of this machine.
-    pub fn here() -> Self {
-        if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::X86_64 }
+    /// That of this machine, if it is one of these.
+    pub fn here() -> Option<Self> {
+        match std::env::consts::ARCH {
+            "aarch64" => Some(Self::Arm64),
+            "x86_64" => Some(Self::X86_64),
+            _ => None,
+        }
     }
 
     /// The file name of what starts programs that use its libraries.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::build::{self, X86_64};
+use crate::build::{self, Architecture, X86_64};
 use crate::command::{Run, command};
 use crate::failure::{About, Failure, Result};
 use crate::places;
@@ -28,7 +28,7 @@ struct Counted {
 
 /// Counts and compares; 1 if a case takes more than it may. With `record` the counts become the recorded ones.
 pub fn main(record: bool) -> Result<i32> {
-    if std::env::consts::ARCH != "x86_64" {
+    if Architecture::here() != Some(Architecture::X86_64) {
         say("the instructions of serving were recorded for x86_64: not counted on this machine");
         return Ok(0);
     }

@@ -236,20 +236,22 @@ fn status(directory: &RunDirectory) -> Option<i32> {
 fn emulator(architecture: Architecture) -> Result<Command> {
     // The machine goes when we go, however that happens.
     let mut emulator = command("setpriv", ["--pdeathsig", "KILL"]);
-    // The newest has not booted a guest in three minutes where KVM shadows its page tables.
-    let newest = (architecture == Architecture::Arm64).then(image::emulator);
-    if let Some(Ok(tree)) = newest {
-        let (here, usr) = (Architecture::here(), tree.join("usr"));
-        let libraries = usr.join("lib").join(here.libraries());
-        // It is of another Debian than this machine's, perhaps, and so has its own loader and C library.
-        emulator.arg(libraries.join(here.loader())).arg("--library-path").arg(&libraries);
-        emulator.arg(usr.join("bin").join(architecture.emulator())).arg("-L").arg(usr.join("share/qemu"));
-        return Ok(emulator);
-    }
-    if let Some(Err(error)) = newest {
-        say(&format!(
-            "{error}\nso this machine's own QEMU emulates the host; with 7.2 one guest in some thousands was lost"
-        ));
+    // Of the other architecture, the newest has not booted a guest in three minutes where KVM shadows its page tables.
+    if let (Architecture::Arm64, Some(here)) = (architecture, Architecture::here()) {
+        match image::emulator(here) {
+            Ok(tree) => {
+                let usr = tree.join("usr");
+                let libraries = usr.join("lib").join(here.libraries());
+                // It is of another Debian than this machine's, perhaps, and so has its own loader and C library.
+                emulator.arg(libraries.join(here.loader())).arg("--library-path").arg(&libraries);
+                emulator.arg(usr.join("bin").join(architecture.emulator()));
+                emulator.arg("-L").arg(usr.join("share/qemu"));
+                return Ok(emulator);
+            }
+            Err(error) => say(&format!(
+                "{error}\nso this machine's own QEMU emulates the host; with 7.2 one guest in some thousands was lost"
+            )),
+        }
     }
     tools::need(architecture.tools())?;
     emulator.arg(architecture.emulator());

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::build;
+use crate::build::{self, Architecture};
 use crate::command::{Run, command};
 use crate::failure::{About, Failure, Result};
 use crate::places::{self, RunDirectory};
@@ -48,7 +48,7 @@ pub struct Ground {
 impl Ground {
     /// `None`, and a word why `what` is not run, where there is no such KVM.
     pub fn find(what: &str, profile: &str) -> Result<Option<Self>> {
-        if std::env::consts::ARCH != "x86_64" {
+        if Architecture::here() != Some(Architecture::X86_64) {
             say(&format!("not run: {what}, as this machine is not x86_64"));
             return Ok(None);
         }

@@ -1,4 +1,5 @@
-//! What guests and the emulated host are booted from: kernel, initrd and file systems, made from Debian packages.
+//! What guests and the emulated host are booted from (kernel, initrd and file systems) and the QEMU that emulates arm64,
+//! made from Debian packages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -275,10 +276,10 @@ impl Workshop {
 }
 
 /// Debian's newest QEMU that emulates arm64, for this machine: the directory that stands for `/` of where it would be.
-pub fn emulator() -> Result<PathBuf> {
+pub fn emulator(here: Architecture) -> Result<PathBuf> {
     tools::need(tools::IMAGES)?;
     let _lock = CacheLock::take()?;
-    let workshop = Workshop { architecture: Architecture::here(), cache: places::cache().join("emulator") };
+    let workshop = Workshop { architecture: here, cache: places::cache().join("emulator") };
     let recipe = Recipe::read("emulator")?;
     let tree = workshop.cache.join("tree");
     workshop.unless_made("tree", &inputs(&recipe)?, || {

@@ -28,7 +28,7 @@ pub enum Venue {
 impl Venue {
     /// Decides by what ran, not by whether there is a device node: some KVM there is cannot run Linux.
     pub fn find(monitor: &Path) -> Result<Self> {
-        if std::env::consts::ARCH != "aarch64" {
+        if Architecture::here() != Some(Architecture::Arm64) {
             say("this machine is not arm64: emulating a host that is, with real KVM in it");
             return Ok(Self::Emulated(Images::ready(Architecture::Arm64, true)?));
         }
